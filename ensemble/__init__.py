@@ -1,0 +1,1 @@
+"""Turn several trained models into one better predictor."""

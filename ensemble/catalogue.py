@@ -1,0 +1,148 @@
+"""The methods that turn several members into one, read from their own signatures.
+
+A method is a function and one decorator.  Its first parameter is the members: their states
+(mode ``weights``) or their predictions (mode ``predictions``).  Of the others, those named in
+:data:`NEEDS` are supplied by the caller, and the keyword-only rest are the method's options, whose
+types are those of their defaults.  Listing, command line, documentation and contract tests follow
+from that.  A method is known once its module has been imported; ``import ensemble`` does so.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
+
+from ensemble.errors import OptionError, nearest
+
+Mode: TypeAlias = Literal["weights", "predictions"]
+Value: TypeAlias = bool | int | float | str
+F = TypeVar("F", bound=Callable[..., object])
+
+NEEDS: Mapping[str, str] = {
+    "weights": "one nonnegative number per member",
+    "score": "a function that scores a state on validation data, higher is better",
+    "labels": "the true classes or values of the validation rows",
+    "base": "the state all members were fine-tuned from",
+    "fisher": "the Fisher information of each member",
+    "module": "a module that the states fit",
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A number, word or switch of a method that the user may set."""
+
+    name: str
+    type: type[Value]
+    default: Value
+
+    def coerce(self, value: object) -> Value:
+        """Return ``value`` in the option's type, or raise :class:`OptionError`.
+
+        An integer will do for a float; nothing else is converted.
+
+        >>> Option("density", float, 0.2).coerce(1)
+        1.0
+        >>> Option("rounds", int, 50).coerce("many")
+        Traceback (most recent call last):
+        ensemble.errors.OptionError: option 'rounds' must be of type int, however it is 'many'
+        """
+        if self.type is float and type(value) is int:
+            value = float(value)
+        if type(value) is not self.type:
+            kind = self.type.__name__
+            raise OptionError(
+                f"option {self.name!r} must be of type {kind}, however it is {value!r}"
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise OptionError(f"option {self.name!r} must be finite, however it is {value}")
+        return value
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to combine members, as its function declares it."""
+
+    name: str
+    mode: Mode
+    function: Callable[..., Any]
+    summary: str
+    paper: str
+    needs: tuple[str, ...]
+    options: tuple[Option, ...]
+
+    def bind(self, given: Mapping[str, object]) -> dict[str, Value]:
+        """Return every option's value: as given and checked, or else its default.
+
+        Raises :class:`OptionError` for an unknown name or a value of another type.
+        """
+        options = {option.name: option for option in self.options}
+        for name in given:
+            if name not in options:
+                raise OptionError(f"{self.name} has no option {name!r}{nearest(name, options)}")
+        defaults = {name: option.default for name, option in options.items()}
+        return defaults | {name: options[name].coerce(value) for name, value in given.items()}
+
+
+_METHODS: dict[tuple[Mode, str], Method] = {}
+
+
+def method(name: str, *, mode: Mode, paper: str = "") -> Callable[[F], F]:
+    """Enter the decorated function in the catalogue, and leave it as it is.
+
+    ``paper`` cites where the method comes from.  Raises ValueError for a name the mode already
+    has, and TypeError for a signature or docstring the catalogue cannot read.
+    """
+
+    def register(function: F) -> F:
+        if mode not in get_args(Mode) or (mode, name) in _METHODS:
+            raise ValueError(f"mode {mode!r} is unknown or has a method {name!r} already")
+        _METHODS[mode, name] = _read(function, name, mode, paper)
+        return function
+
+    return register
+
+
+def find(mode: Mode, name: str) -> Method:
+    """Return the method of that name, or raise :class:`OptionError` with the nearest one.
+
+    >>> import ensemble.average
+    >>> find("weights", "weighted").needs
+    ('weights',)
+    """
+    known = {method.name: method for method in methods(mode)}
+    if name not in known:
+        raise OptionError(f"no method for {mode} is called {name!r}{nearest(name, known)}")
+    return known[name]
+
+
+def methods(mode: Mode | None = None) -> list[Method]:
+    """Return the catalogue, or one mode of it, by mode and name."""
+    return [_METHODS[key] for key in sorted(_METHODS) if mode in (None, key[0])]
+
+
+def _read(function: Callable[..., Any], name: str, mode: Mode, paper: str) -> Method:
+    summary = (inspect.getdoc(function) or "").partition("\n")[0]
+    if not summary:
+        raise TypeError(f"method {name!r} must have a docstring: its first line is the summary")
+    needs: list[str] = []
+    options: list[Option] = []
+    members, *rest = inspect.signature(function).parameters.values()
+    if members.name in NEEDS or members.kind not in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    ):
+        raise TypeError(f"method {name!r} must take the members first, not {members.name!r}")
+    for parameter in rest:
+        default = parameter.default
+        if parameter.name in NEEDS:
+            needs.append(parameter.name)
+        elif parameter.kind is inspect.Parameter.KEYWORD_ONLY and type(default) in get_args(Value):
+            options.append(Option(parameter.name, type(default), default))
+        else:
+            raise TypeError(
+                f"parameter {parameter.name!r} of method {name!r} must be one of "
+                f"{', '.join(NEEDS)}, or keyword-only with a bool, int, float or str as default"
+            )
+    return Method(name, mode, function, summary, paper, tuple(needs), tuple(options))

@@ -1,0 +1,163 @@
+"""Pool what several models predict for the same rows into one prediction.
+
+A function here takes the stacked outputs of K members and returns those of one model:
+
+===============  ==============================  ==================================
+task             members                         pooled
+===============  ==============================  ==================================
+classification   ``logits_KNC``                  log-probabilities ``(N, C)``
+regression       ``values_KN``                   values ``(N,)``
+===============  ==============================  ==================================
+
+The name of the first parameter says which of them a method pools; ``outputs_K`` is either, told
+apart by its number of axes.  :func:`tasks` reads it.
+
+Everything stays in log-space: the mean of probabilities is ``logsumexp(log p_k) - log K``, so a
+label to which all members give 1e-60 still has a finite NLL in float32.  Halves are pooled in
+float32.  One member comes back exactly as ``log_softmax`` of its logits, or as its values; only
+:func:`vote` replaces it, by its decision.
+
+Every function raises :class:`EmptyError` without members or rows, :class:`NonFiniteError` naming
+the member that predicts NaN or infinity, and :class:`EnsembleError` for other shapes or integers.
+
+Shapes: K member, N sample, C class.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ensemble.average import normalised
+from ensemble.catalogue import method
+from ensemble.errors import EmptyError, EnsembleError, NonFiniteError, listing
+
+TASKS = {
+    "logits_KNC": ("classification",),
+    "values_KN": ("regression",),
+    "outputs_K": ("classification", "regression"),
+}
+AXES = {2: "values (K, N)", 3: "logits (K, N, C)"}
+TIE = 1e-6  # what the mean probability weighs against the shares of votes
+
+
+def tasks(pool: Callable[..., Tensor]) -> tuple[str, ...]:
+    """Tell the tasks whose members a function can pool.
+
+    >>> tasks(mean), tasks(vote), tasks(median)
+    (('classification', 'regression'), ('classification',), ('regression',))
+    """
+    return TASKS[next(iter(inspect.signature(pool).parameters))]
+
+
+@method("mean", mode="predictions", paper="Lakshminarayanan et al. 2017, arXiv:1612.01474")
+def mean(outputs_K: Tensor) -> Tensor:
+    """Average the members' probabilities (K, N, C), or their values (K, N).
+
+    B. Lakshminarayanan, A. Pritzel & C. Blundell, Simple and Scalable Predictive Uncertainty
+    Estimation using Deep Ensembles, NeurIPS 2017.  Its NLL is at most the members' mean NLL.
+
+    >>> mean(torch.tensor([[[0.9, 0.1]], [[0.3, 0.7]]]).log()).exp()
+    tensor([[0.6000, 0.4000]])
+    >>> mean(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
+    tensor([2.0000, 3.5000])
+    """
+    outputs_K = _checked(outputs_K, 2, 3)
+    if outputs_K.ndim == 2:
+        return outputs_K.mean(dim=0)
+    return outputs_K.log_softmax(dim=-1).logsumexp(dim=0) - math.log(outputs_K.shape[0])
+
+
+@method("weighted", mode="predictions", paper="Stone 1961, Ann. Math. Statist. 32(4)")
+def weighted(outputs_K: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
+    """Average as :func:`mean` does, member k counting ``weights[k]`` times.
+
+    The K weights are finite, nonnegative and not all zero, or :class:`OptionError` is raised; they
+    are divided by their sum.  M. Stone, The Opinion Pool, 1961 ("linear opinion pool").
+
+    >>> weighted(torch.tensor([[1.0, 2.0], [3.0, 5.0]]), [3, 1])
+    tensor([1.5000, 2.7500])
+    """
+    outputs_K = _checked(outputs_K, 2, 3)
+    shares = normalised(weights, outputs_K.shape[0])
+    weights_K = torch.tensor(shares, dtype=outputs_K.dtype, device=outputs_K.device)
+    if outputs_K.ndim == 2:
+        return weights_K @ outputs_K
+    return (outputs_K.log_softmax(dim=-1) + weights_K.log()[:, None, None]).logsumexp(dim=0)
+
+
+@method("geometric", mode="predictions", paper="Genest & Zidek 1986, Statist. Sci. 1(1)")
+def geometric(logits_KNC: Tensor) -> Tensor:
+    """Average the members' logits (K, N, C): the normalised geometric mean of probabilities.
+
+    C. Genest & J. V. Zidek, Combining Probability Distributions: A Critique and an Annotated
+    Bibliography, 1986 ("logarithmic opinion pool").
+
+    >>> geometric(torch.tensor([[[0.9, 0.1]], [[0.5, 0.5]]]).log()).exp()
+    tensor([[0.7500, 0.2500]])
+    """
+    return _checked(logits_KNC, 3).mean(dim=0).log_softmax(dim=-1)
+
+
+@method("vote", mode="predictions", paper="Hansen & Salamon 1990, IEEE TPAMI 12(10)")
+def vote(logits_KNC: Tensor) -> Tensor:
+    """Count which share of the members decides for each class (K, N, C); float64.
+
+    A member decides for its most probable class, the first of several.  A millionth of the mean
+    probability is added to the shares.  It breaks ties, and leaves the NLL of a class without
+    votes finite, though large: a share of votes is no good estimate of a probability.
+
+    L. K. Hansen & P. Salamon, Neural Network Ensembles, 1990.
+
+    >>> one, two = [0.6, 0.4], [0.1, 0.9]
+    >>> vote(torch.tensor([[one, one], [one, two], [two, two]]).log()).exp()
+    tensor([[0.6667, 0.3333],
+            [0.3333, 0.6667]], dtype=torch.float64)
+    >>> vote(torch.tensor([[one], [two]]).log()).argmax(dim=1)
+    tensor([1])
+    """
+    logits_KNC = _checked(logits_KNC, 3)
+    members = logits_KNC.shape[0]
+    shares_NC = mean(logits_KNC).double().exp() * TIE
+    decided_NK = logits_KNC.argmax(dim=-1).T
+    vote_NK = torch.full_like(decided_NK, 1 / members, dtype=torch.float64)
+    return shares_NC.scatter_add_(1, decided_NK, vote_NK).log() - math.log1p(TIE)
+
+
+@method("median", mode="predictions", paper="Tukey 1977, Exploratory Data Analysis")
+def median(values_KN: Tensor) -> Tensor:
+    """Take the median member (K, N) row by row; of an even number, the mean of the middle two.
+
+    It ignores how far off up to half of the members are.
+
+    >>> median(torch.tensor([[1.0], [2.0], [90.0]])), median(torch.tensor([[1.0], [2.0]]))
+    (tensor([2.]), tensor([1.5000]))
+    """
+    sorted_KN = _checked(values_KN, 2).sort(dim=0).values
+    members = sorted_KN.shape[0]
+    return sorted_KN[(members - 1) // 2 : members // 2 + 1].mean(dim=0)
+
+
+def _checked(outputs_K: Tensor, *axes: int) -> Tensor:
+    """The outputs, in float32 or float64, once they can be pooled."""
+    if outputs_K.ndim not in axes or not outputs_K.is_floating_point():
+        raise EnsembleError(
+            f"this method pools {' or '.join(AXES[count] for count in axes)} of a float dtype, "
+            f"however: {tuple(outputs_K.shape)} of {outputs_K.dtype}"
+        )
+    if outputs_K.numel() == 0:
+        raise EmptyError(
+            f"pooling needs members, rows and classes, however: {tuple(outputs_K.shape)}"
+        )
+    finite_KN = outputs_K.isfinite().view(*outputs_K.shape[:2], -1).all(dim=-1)
+    bad = [
+        f"member #{member} in {int((~finite_N).sum())} of {len(finite_N)} rows, first in "
+        f"row {int(finite_N.int().argmin())}"
+        for member, finite_N in enumerate(finite_KN)
+        if not bool(finite_N.all())
+    ]
+    if bad:
+        raise NonFiniteError(f"predictions are finite, however, they are not: {listing(bad)}")
+    return outputs_K.to(torch.promote_types(outputs_K.dtype, torch.float32))

@@ -1,0 +1,82 @@
+"""BatchNorm statistics of an averaged state, estimated anew.
+
+An average of weights does not have the average of the members' activations, so the running means
+and variances it inherits are wrong.  Izmailov et al. 2018, Averaging weights leads to wider optima
+and better generalization (SWA), arXiv:1803.05407, section 3.2: one more pass over training data.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ensemble.errors import EmptyError, NonFiniteError, OptionError, StateMismatchError, listing
+from ensemble.state import State, blend, differences, is_finite
+
+Batch: TypeAlias = Tensor | Sequence[Tensor]
+
+
+@torch.no_grad()
+def recalibrate(module: nn.Module, state: State, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    """Return a copy of ``state`` whose BatchNorm statistics are those of ``batches``.
+
+    Each batch is an input tensor with rows first, or a sequence that starts with one, on the
+    device of the state.  Batches pass through in train mode for BatchNorm, each normalised by its
+    own statistics, and in eval mode for all else, such as dropout.  Running means and variances
+    become the averages of the batches' means and unbiased variances, weighted by the number of
+    values behind each; with equal batches this is ``torch.optim.swa_utils.update_bn``.
+    ``num_batches_tracked`` counts the batches.
+
+    ``module`` lends its architecture and is left as it was.  A state without BatchNorm statistics
+    is returned as a copy and ``batches`` is not touched.  Raises :class:`StateMismatchError` for a
+    state that does not fit the module, :class:`EmptyError` without batches, :class:`OptionError`
+    for a batch too small to have a variance, :class:`NonFiniteError` for statistics that are not
+    finite.
+
+    >>> norm = nn.BatchNorm1d(1)
+    >>> state = recalibrate(norm, norm.state_dict(), [torch.tensor([[2.0], [4.0]])])
+    >>> state["running_mean"], state["running_var"]
+    (tensor([3.]), tensor([2.]))
+    """
+    if found := differences([module.state_dict(), state], ["the module", "the state"]):
+        raise StateMismatchError("the state must fit the module", found)
+    result = blend([state], [1.0])
+    if not _norms(module):
+        return result
+    twin = copy.deepcopy(module).eval()
+    twin.load_state_dict(result, assign=True)
+    values = dict.fromkeys(_norms(twin), 0)
+
+    def weigh(norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        """Let this batch count by its share of the values seen so far."""
+        here = inputs[0].numel() // norm.num_features
+        if here < 2:
+            raise OptionError(
+                "BatchNorm needs two or more values per channel in every batch, however one of "
+                f"shape {tuple(inputs[0].shape)} has {here}: drop it, or change the batch size"
+            )
+        if not values[norm]:
+            norm.reset_running_stats()
+        values[norm] += here
+        norm.momentum = here / values[norm]
+
+    for norm in values:
+        norm.train()
+        norm.register_forward_pre_hook(weigh)
+    empty = True
+    for batch in batches:
+        twin(batch if isinstance(batch, Tensor) else batch[0])
+        empty = False
+    if empty:
+        raise EmptyError("BatchNorm needs at least one batch, however none was given")
+    fresh = twin.state_dict()
+    if bad := [repr(key) for key in state if not is_finite(fresh[key])]:
+        raise NonFiniteError(f"the state must be finite after this, however: {listing(bad)}")
+    return {key: fresh[key] for key in state}
+
+
+def _norms(module: nn.Module) -> list[_BatchNorm]:
+    return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]

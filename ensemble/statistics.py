@@ -1,0 +1,169 @@
+"""Is the candidate better than the baseline, or was it luck?  Both are scored on the same rows.
+
+With rows a_i of the candidate and b_i of the baseline, and a metric finish(mean(rows)),
+
+    delta = finish(mean a) - finish(mean b)
+
+* The *interval* resamples the pairs (a_i, b_i) with replacement and takes percentiles of delta,
+  expanded for small N: the lower one, at level 1 - alpha, is Phi(sqrt(N / (N - 1)) t) with t the
+  alpha/2 quantile of Student's distribution.  A normal sample then gets Student's interval.
+  B. Efron & R. J. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13;
+  T. C. Hesterberg, What Teachers Should Know About the Bootstrap, 2015.
+* The *p-value* flips pairs: if both are equally good, a_i and b_i could be swapped.  That is
+  p = (1 + #{|sum s_i d_i| >= |sum d_i|}) / (1 + samples) with d = a - b and random signs s.
+  Swapping moves mean a and mean b by opposite amounts, so any monotone ``finish`` gives the same p.
+  E. J. G. Pitman 1937; B. Phipson & G. K. Smyth, Permutation P-values Should Never Be Zero, 2010.
+
+Percentiles were chosen over BCa by simulation (nominal 95 %; accuracy of 200 and 400 rows, RMSE of
+100, RMSE of 100 with heavy tails): they covered 95.0, 95.3, 93.8 and 93.7 %, BCa 94.2, 95.1, 93.1
+and 89.3 % (each +-0.6).  The accuracy of only 30 rows is too coarse: 91.8 %.
+
+Beyond 4,096 rows, rows are first summed in 4,096 random groups, which are then resampled and
+flipped like rows.  That keeps the variance (in expectation over the grouping; its standard
+deviation is 2 %) and the validity of the p-value, and bounds time and memory.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.special import ndtr, ndtri
+
+from ensemble.errors import EmptyError, EnsembleError, OptionError
+
+GROUPS = 4096
+DRAWS = (
+    16_000  # resampled at once: two columns stay below the 32,768 elements from which torch uses
+)
+# threads, which on a busy machine made these short operations 20 times slower
+ROUNDING = 1e-12  # sums this close, relative to the sum of magnitudes, are equal
+
+
+class Interval(NamedTuple):
+    """A paired difference, candidate minus baseline, its interval and two-sided p-value."""
+
+    delta: float
+    low: float
+    high: float
+    p_value: float
+
+
+def paired_bootstrap(
+    rows_a_N: Tensor,
+    rows_b_N: Tensor,
+    finish: Callable[[Tensor], Tensor] = lambda means: means,
+    *,
+    samples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Compare a candidate's rows with a baseline's on the same test set.
+
+    Rows are (N,) tensors of any real type, as the ``rows`` of a metric in
+    :mod:`ensemble.scores` returns them, and ``finish`` is that metric's: monotone, elementwise.
+    The result is a function of the arguments alone; torch's global generator is left as it is.
+    Rows that are not finite (a probability of 0, an undefined R2) give an interval of nan.
+
+    Raises :class:`EnsembleError` if the rows are not two vectors of one length,
+    :class:`EmptyError` if there is none, :class:`OptionError` for samples or a level out of range.
+
+    >>> better, worse = torch.tensor([1.0] * 95 + [0.0] * 5), torch.tensor([1.0] * 85 + [0.0] * 15)
+    >>> delta, low, high, p_value = paired_bootstrap(better, worse)
+    >>> f"{delta:+.2f} [{low:+.2f}, {high:+.2f}]", p_value < 0.01
+    ('+0.10 [+0.05, +0.16]', True)
+    """
+    if rows_a_N.ndim != 1 or rows_a_N.shape != rows_b_N.shape:
+        raise EnsembleError(
+            "a paired comparison needs two vectors of the same rows, however: "
+            f"{tuple(rows_a_N.shape)} and {tuple(rows_b_N.shape)}"
+        )
+    if rows_a_N.numel() == 0:
+        raise EmptyError("a paired comparison needs at least one row, however: there is none")
+    if samples < 1 or not 0 < level < 1:
+        raise OptionError(
+            f"samples >= 1 and 0 < level < 1 are needed, however: {samples} and {level}"
+        )
+    a_N, b_N = rows_a_N.detach().cpu().double(), rows_b_N.detach().cpu().double()
+    delta = float(finish(a_N.mean()) - finish(b_N.mean()))
+    if not bool((a_N.isfinite() & b_N.isfinite()).all()):
+        return Interval(delta, math.nan, math.nan, math.nan)
+    generator = torch.Generator().manual_seed(seed)
+    count = a_N.shape[0]
+    group_N = torch.randperm(count, generator=generator) % min(count, GROUPS)
+    deltas = _resampled(a_N, b_N, finish, group_N, samples, generator)
+    tail = _tail(level, count)
+    ends_2 = torch.quantile(deltas, torch.tensor([tail, 1 - tail], dtype=torch.float64))
+    # An end at zero is zero: rounding must not make a difference of it.
+    scale = finish(a_N.mean()).abs() + finish(b_N.mean()).abs()
+    low, high = ends_2.where(ends_2.abs() > ROUNDING * scale, 0.0).tolist()
+    return Interval(delta, low, high, _flipped(a_N - b_N, group_N, samples, generator))
+
+
+def _resampled(
+    a_N: Tensor,
+    b_N: Tensor,
+    finish: Callable[[Tensor], Tensor],
+    group_N: Tensor,
+    samples: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """The bootstrap distribution of delta, (samples,)."""
+    # Rows are centred, so that groups of unequal size add no noise of their own; and b and the
+    # difference are resampled rather than b and a, so that identical rows give exactly 0.
+    rows_N2 = torch.stack([b_N, a_N - b_N], dim=1)
+    mean_2 = rows_N2.mean(dim=0)
+    rows_G2 = _grouped(rows_N2 - mean_2, group_N)
+    groups = rows_G2.shape[0]
+    deltas = []
+    for size in _chunks(samples, groups):
+        index = torch.randint(groups, (size * groups,), generator=generator)
+        drawn_S2 = rows_G2.index_select(0, index).view(size, groups, 2).sum(dim=1)
+        b_S, difference_S = (mean_2 + drawn_S2 / b_N.shape[0]).unbind(dim=1)
+        # No mean lies below the smallest row: keeps rounding out of the square root's domain.
+        a_S = (b_S + difference_S).clamp(min=a_N.min())
+        deltas.append(finish(a_S) - finish(b_S.clamp(min=b_N.min())))
+    return torch.cat(deltas)
+
+
+def _flipped(
+    difference_N: Tensor, group_N: Tensor, samples: int, generator: torch.Generator
+) -> float:
+    """The p-value of random sign flips, the observed signs counted as one of them."""
+    difference_G = _grouped(difference_N, group_N)
+    total = difference_G.sum()
+    bound = total.abs() - ROUNDING * difference_G.abs().sum()
+    extreme = 1
+    for size in _chunks(samples, difference_G.shape[0]):
+        kept_SG = torch.randint(
+            2, (size, difference_G.shape[0]), generator=generator, dtype=torch.int8
+        )
+        flipped_S = 2 * (kept_SG.double() @ difference_G) - total
+        extreme += int((flipped_S.abs() >= bound).sum())
+    return extreme / (1 + samples)
+
+
+def _grouped(rows_N: Tensor, group_N: Tensor) -> Tensor:
+    """Sum rows, (N,) or (N, ...), by group; with one row per group this only reorders them."""
+    groups = min(group_N.shape[0], GROUPS)
+    return rows_N.new_zeros(groups, *rows_N.shape[1:]).index_add_(0, group_N, rows_N)
+
+
+def _chunks(samples: int, groups: int) -> Iterator[int]:
+    """Split the samples into sizes of at most DRAWS resampled rows."""
+    size = max(1, DRAWS // groups)
+    for start in range(0, samples, size):
+        yield min(size, samples - start)
+
+
+def _tail(level: float, count: int) -> float:
+    """The expanded lower percentile; Student's quantile by its expansion in 1/nu."""
+    if count < 3:
+        return 0.0
+    z = float(ndtri(torch.tensor((1 - level) / 2, dtype=torch.float64)))
+    nu = count - 1
+    student = (
+        z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
+    )  # Abramowitz & Stegun 1964, 26.7.5
+    return float(ndtr(torch.tensor(student * math.sqrt(count / nu), dtype=torch.float64)))

@@ -1,0 +1,338 @@
+"""The registry keeps what it is given, once, and gives back exactly that or says why not."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from zoo.errors import IntegrityError, NotFoundError, UsageError
+from zoo.registry import NewRun, Registry
+from zoo.registry.tables import SCHEMA
+
+
+def new_run(seed=0, **changes):
+    fields = {
+        "name": "digits-mlp",
+        "seed": seed,
+        "config": {"optim": {"lr": 0.001}},
+        "config_hash": "c0",
+        "task": "classification",
+        "classes": ["0", "1"],
+        "data_ref": "digits",
+        "data_fingerprint": "f0",
+        "split_hash": "s0",
+        "preprocessing": {"mean": [0.5]},
+        "environment": {"torch": "2"},
+    }
+    return NewRun(**(fields | changes))
+
+
+def state(value=1.0):
+    return {"weight": torch.full((4, 3), value), "steps": torch.tensor(7)}
+
+
+def publish(registry, run, value=1.0, **changes):
+    given = {"epoch": 3, "epochs": 5, "metrics": {"val_accuracy": 0.9}, "seconds": 1.5}
+    return registry.publish(run.id, state(value), **(given | changes))
+
+
+def open_registry(folder, **options):
+    return Registry(f"sqlite:///{folder}/registry.db", Path(folder) / "blobs", **options)
+
+
+def blob_of(folder, checkpoint):
+    return Path(folder) / "blobs" / checkpoint.sha256[:2] / f"{checkpoint.sha256}.safetensors"
+
+
+@pytest.fixture
+def registry(tmp_path):
+    with open_registry(tmp_path) as opened:
+        yield opened
+
+
+def test_a_run_comes_back_as_it_was_added(registry):
+    (run,) = registry.add([new_run(3, varied={"optim.lr": 0.001})])
+    assert registry.runs() == [run]
+    assert (run.status, run.seed, run.classes, run.metrics) == ("queued", 3, ["0", "1"], {})
+    assert run.preprocessing == {"mean": [0.5]}
+    assert run.environment.keys() == {"torch", "python", "platform"}
+    assert len(run.id) == 12
+    assert int(run.id, 16) >= 0
+    assert run.label == "digits-mlp/optim.lr=0.001,seed=3"
+    assert registry.runs([run.label]) == [run]
+    with pytest.raises(FrozenInstanceError):
+        run.name = "other"
+
+
+def test_the_same_request_twice_is_one_run(registry):
+    first = registry.add([new_run(1), new_run(0), new_run(1)])
+    assert [run.seed for run in first] == [1, 0, 1]
+    publish(registry, first[0])
+    again = registry.add([new_run(0), new_run(2), new_run(1)])
+    assert [run.seed for run in again] == [0, 2, 1]
+    assert again[0] == first[1]
+    assert (again[2].id, again[2].status) == (first[0].id, "finished")
+    assert len(registry.runs()) == 3
+    assert registry.add([]) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "other"},
+        {"kind": "distilled"},
+        {"config_hash": "c1"},
+        {"data_fingerprint": "f1"},
+        {"split_hash": "s1"},
+        {"seed": 1},
+        {"seed": None},
+    ],
+)
+def test_every_part_of_the_identity_counts(registry, change):
+    registry.add([new_run(), replace(new_run(), **change)])
+    assert len(registry.runs()) == 2
+
+
+def test_preprocessing_is_kept_once_for_all_members(registry, tmp_path):
+    registry.add([new_run(seed) for seed in range(5)])
+    registry.add([new_run(9), new_run(9, preprocessing={"mean": [0.6]}, name="other")])
+    with sqlite3.connect(tmp_path / "registry.db") as raw:
+        assert raw.execute("SELECT count(*) FROM dataset").fetchone() == (2,)
+    raw.close()
+    assert registry.runs(["other"])[0].preprocessing == {"mean": [0.6]}
+
+
+def test_parents_keep_their_order_and_must_exist(registry):
+    members = registry.add([new_run(0), new_run(1)])
+    ids = (members[1].id, members[0].id)
+    (soup,) = registry.add([new_run(None, name="soup", kind="weights", parents=ids)])
+    assert registry.runs(["soup"])[0].parents == soup.parents == ids
+    with pytest.raises(NotFoundError, match="no run has the id 'ffffffffffff'"):
+        registry.add([new_run(5), new_run(None, name="bad", parents=("ffffffffffff",))])
+    assert len(registry.runs()) == 3  # all or none
+
+
+def test_a_life_from_queue_to_finish(registry):
+    (run,) = registry.add([new_run()])
+    registry.start([run.id])
+    assert registry.runs(status="running")[0].started_at is not None
+    rows = [
+        {"run_id": run.id, "epoch": epoch, "train_loss": 1 / epoch, "val_loss": float("nan")}
+        for epoch in (2, 1)
+    ]
+    registry.record(rows)
+    registry.record([*rows[:1], rows[0] | {"seconds": 2}])
+    history = registry.history(run.id)
+    assert [(row["epoch"], row["train_loss"], row["val_loss"]) for row in history] == [
+        (1, 1.0, None),
+        (2, 0.5, None),
+    ]
+    assert history[1]["seconds"] == 2.0
+    published = publish(registry, run, metrics={"val_accuracy": 0.9, "val_loss": float("nan")})
+    (done,) = registry.runs()
+    assert (done.status, done.best_epoch, done.epochs, done.seconds) == ("finished", 3, 5, 1.5)
+    assert done.metrics == published.metrics == {"val_accuracy": 0.9}
+    assert done.created_at <= done.started_at <= done.finished_at
+    assert registry.checkpoints(run.id) == [published]
+    assert all(torch.equal(registry.load(run.id)[key], state()[key]) for key in state())
+    with pytest.raises(UsageError, match=r"seed=0 .* is finished already"):
+        registry.start([run.id])
+
+
+def test_starting_again_forgets_the_failed_attempt(registry):
+    (run,) = registry.add([new_run()])
+    registry.start([run.id])
+    registry.record([{"run_id": run.id, "epoch": 1, "train_loss": 9.0}])
+    registry.finish(run.id, "failed", error="out of memory", epochs=1, metrics={"val_loss": 9.0})
+    (failed,) = registry.runs(status="failed")
+    assert (failed.error, failed.epochs, failed.metrics) == ("out of memory", 1, {"val_loss": 9.0})
+    registry.start([run.id])
+    (run,) = registry.runs()
+    assert (run.status, run.error, run.finished_at, run.epochs) == ("running", None, None, None)
+    assert registry.history(run.id) == []
+
+
+def test_last_weights_leave_the_best_outcome_alone(registry):
+    (run,) = registry.add([new_run()])
+    publish(registry, run, 1.0)
+    publish(registry, run, 2.0, kind="last", epoch=5, metrics={"val_accuracy": 0.1})
+    (run,) = registry.runs()
+    assert (run.best_epoch, run.metrics) == (3, {"val_accuracy": 0.9})
+    assert [found.kind for found in registry.checkpoints(run.id)] == ["best", "last"]
+    assert registry.load(run.id, "last")["weight"][0, 0] == 2.0
+
+
+def test_unknown_runs_and_missing_weights_are_named(registry):
+    (run,) = registry.add([new_run()])
+    for call in (
+        lambda: registry.start(["nope"]),
+        lambda: registry.record([{"run_id": "nope", "epoch": 1}]),
+        lambda: registry.finish("nope", "failed"),
+        lambda: registry.history("nope"),
+        lambda: registry.checkpoints("nope"),
+        lambda: registry.load("nope"),
+        lambda: registry.publish("nope", {}, epoch=1, epochs=1, metrics={}, seconds=None),
+    ):
+        with pytest.raises(NotFoundError, match="'nope'"):
+            call()
+    with pytest.raises(NotFoundError, match="has no 'best' weights; its status is queued"):
+        registry.load(run.id)
+    with pytest.raises(ValueError, match="surprise"):
+        registry.record([{"run_id": run.id, "epoch": 1, "surprise": 1.0}])
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "a\nb", "CON", "--flag", "é" * 300])
+def test_names_are_data_never_paths(registry, tmp_path, name):
+    (run,) = registry.add([new_run(name=name)])
+    path = blob_of(tmp_path, publish(registry, run))
+    assert path.is_file()
+    assert registry.runs([name])[0].name == name
+    assert registry.load(run.id).keys() == state().keys()
+
+
+def test_tied_sliced_and_strided_weights_survive(registry):
+    (run,) = registry.add([new_run()])
+    stack = torch.arange(24.0).reshape(2, 3, 4)
+    tied = torch.ones(2, 2)
+    given = {"slice": stack[1], "turned": stack[0].T, "a": tied, "b": tied, "none": torch.empty(0)}
+    registry.publish(run.id, given, epoch=1, epochs=1, metrics={}, seconds=None)
+    loaded = registry.load(run.id)
+    assert loaded.keys() == given.keys()
+    assert all(torch.equal(loaded[key], given[key]) for key in given)
+    loaded["a"].zero_()
+    assert loaded["b"].sum() == 4
+
+
+def test_the_header_tells_the_whole_story(registry, tmp_path):
+    from safetensors import safe_open
+
+    (run,) = registry.add([new_run()])
+    path = blob_of(tmp_path, publish(registry, run))
+    with safe_open(path, "pt") as file:
+        card = json.loads(file.metadata()["zoo"])
+    (run,) = registry.runs()
+    told = {"config", "name", "seed", "kind", "metrics", "data_fingerprint", "classes", "id"}
+    assert {key: card[key] for key in told} == {key: getattr(run, key) for key in told}
+    assert card["preprocessing"] == run.preprocessing
+    assert (card["checkpoint"], card["schema"]) == ("best", SCHEMA)
+
+
+def test_blobs_have_the_permissions_the_umask_gives(registry, tmp_path):
+    (run,) = registry.add([new_run()])
+    old = os.umask(0o027)
+    try:
+        path = blob_of(tmp_path, publish(registry, run))
+    finally:
+        os.umask(old)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_damaged_weights_are_refused_before_use(registry, tmp_path):
+    (run,) = registry.add([new_run(3)])
+    checkpoint = publish(registry, run)
+    path = blob_of(tmp_path, checkpoint)
+    whole = path.read_bytes()
+    size = len(whole)
+    path.write_bytes(whole[:-5])
+    who = rf"run digits-mlp/seed=3 \({run.id}\)"
+    with pytest.raises(IntegrityError, match=f"{who}: expected {size} bytes, found {size - 5}"):
+        registry.load(run.id)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match=f"{who}: SHA-256 mismatch"):
+        registry.load(run.id)
+    path.unlink()
+    with pytest.raises(IntegrityError, match=f"{who}: expected {size} bytes, found no file"):
+        registry.load(run.id)
+    publish(registry, run)
+    assert registry.load(run.id).keys() == state().keys()
+
+
+def test_a_moved_registry_works(tmp_path):
+    with open_registry(tmp_path / "old") as registry:
+        (run,) = registry.add([new_run()])
+        publish(registry, run)
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    with open_registry(tmp_path / "new", create=False) as registry:
+        assert [run.label for run in registry.runs()] == ["digits-mlp/seed=0"]
+        assert torch.equal(registry.load(run.id)["weight"], state()["weight"])
+
+
+def test_relative_places_stay_where_they_were_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Registry() as registry:
+        monkeypatch.chdir("/")
+        publish(registry, registry.add([new_run()])[0])
+    assert (tmp_path / "checkpoints/registry.db").is_file()
+
+
+def test_looking_at_no_registry_makes_none(tmp_path):
+    with pytest.raises(NotFoundError, match=r"no registry at .*; train-many makes one"):
+        open_registry(tmp_path / "none", create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"file/blobs/tmp: cannot be made: .*--blobs"):
+        Registry(f"sqlite:///{tmp_path}/registry.db", tmp_path / "file" / "blobs")
+    with pytest.raises(UsageError, match=r"file/below: cannot be made: .*--registry"):
+        Registry(f"sqlite:///{tmp_path}/file/below/registry.db", tmp_path / "blobs")
+    with pytest.raises(UsageError, match="unable to open database file; choose another"):
+        Registry(f"sqlite:///{tmp_path}", tmp_path / "blobs")
+    with pytest.raises(UsageError, match="local folder for now, however it is 's3://bucket'"):
+        Registry(f"sqlite:///{tmp_path}/registry.db", "s3://bucket")
+
+
+@pytest.mark.parametrize("url", ["postgresql://ann:secret@host/zoo", "sqlite://", "secret", ""])
+def test_other_databases_are_refused_without_their_password(tmp_path, url):
+    with pytest.raises(UsageError, match="registry") as refusal:
+        Registry(url, tmp_path / "blobs")
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_files_that_are_no_registry_are_refused_and_left_alone(tmp_path, create):
+    path = tmp_path / "registry.db"
+    path.write_bytes(b"not a database at all, but long enough to be looked at" * 20)
+    with pytest.raises(IntegrityError, match=r"registry\.db is not a sound database"):
+        open_registry(tmp_path, create=create)
+    path.unlink()
+    with sqlite3.connect(path) as raw:
+        raw.execute("CREATE TABLE cats (name TEXT)")
+    raw.close()
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="database of something else"):
+        open_registry(tmp_path, create=create)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_newer_schema_is_refused_with_both_versions(tmp_path, create):
+    open_registry(tmp_path).close()
+    with sqlite3.connect(tmp_path / "registry.db") as raw:
+        raw.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
+    raw.close()
+    with pytest.raises(UsageError, match=f"has schema 99, however .* up to {SCHEMA}; upgrade"):
+        open_registry(tmp_path, create=create)
+
+
+def test_looking_needs_no_torch(tmp_path):
+    script = f"""
+import sys
+from zoo.registry import Registry
+with Registry("sqlite:///{tmp_path}/r.db", "{tmp_path}/b") as registry:
+    registry.runs()
+print(*sorted({{"torch", "safetensors", "numpy", "pandas"}} & set(sys.modules)))
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""

@@ -1,0 +1,208 @@
+"""Whatever interrupts a publication, the registry shows the old weights or the new, in full."""
+
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from sqlalchemy import Engine, event
+
+from zoo.errors import IntegrityError, ZooError
+from zoo.registry import NewRun, Registry
+
+ROOT = Path(__file__).parents[2]
+
+
+def new_run(seed):
+    return NewRun(
+        name="r",
+        seed=seed,
+        config={},
+        config_hash="c",
+        task="regression",
+        data_ref="d",
+        data_fingerprint="f",
+        split_hash="s",
+    )
+
+
+def publish(registry, run, value):
+    registry.publish(
+        run.id, {"w": torch.full((8,), value)}, epoch=1, epochs=1, metrics={}, seconds=0.0
+    )
+
+
+@pytest.fixture
+def registry(tmp_path):
+    with Registry(f"sqlite:///{tmp_path}/registry.db", tmp_path / "blobs") as opened:
+        yield opened
+
+
+def fail(*_arguments, **_options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    "step", ["pathlib.Path.open", "os.fsync", "os.replace", "zoo.registry.blobs._sync_folder"]
+)
+def test_a_full_disk_at_any_step_leaves_the_old_weights(registry, tmp_path, monkeypatch, step):
+    old, fresh = registry.add([new_run(0), new_run(1)])
+    publish(registry, old, 1.0)
+    before = registry.runs()
+    with monkeypatch.context() as patch:
+        patch.setattr(step, fail)
+        for run in (old, fresh):
+            with pytest.raises(ZooError, match=r"safetensors: cannot be written: No space left"):
+                publish(registry, run, 2.0)
+    assert registry.runs() == before
+    assert registry.load(old.id)["w"][0] == 1.0
+    assert registry.checkpoints(fresh.id) == []
+    assert list((tmp_path / "blobs/tmp").iterdir()) == []
+    publish(registry, old, 2.0)
+    assert registry.load(old.id)["w"][0] == 2.0
+
+
+def test_a_failed_commit_leaves_the_old_outcome(registry):
+    (run,) = registry.add([new_run(0)])
+    publish(registry, run, 1.0)
+    before = registry.runs()
+
+    def refuse(_connection):
+        raise RuntimeError("power cut")
+
+    event.listen(Engine, "commit", refuse)
+    try:
+        with pytest.raises(RuntimeError, match="power cut"):
+            publish(registry, run, 2.0)
+    finally:
+        event.remove(Engine, "commit", refuse)
+    assert registry.runs() == before
+    assert registry.load(run.id)["w"][0] == 1.0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(registry, tmp_path, bad):
+    (run,) = registry.add([new_run(0)])
+    with pytest.raises(ZooError, match=r"seed=0 .* 8 of 8 values of 'w' are not"):
+        publish(registry, run, bad)
+    assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []
+    assert registry.runs()[0].status == "queued"
+
+
+# The children are forked from one process, so that torch is imported once.
+COMMON = """
+import os, random, signal, sys, time
+import torch
+from zoo.registry import NewRun, Registry
+
+torch.set_num_threads(1)
+folder = sys.argv[1]
+
+def opened():
+    return Registry(f"sqlite:///{folder}/registry.db", f"{folder}/blobs")
+
+def new_run(seed):
+    return NewRun(name="r", seed=seed, config={}, config_hash="c", task="regression",
+                  data_ref="d", data_fingerprint="f", split_hash="s")
+
+def publish(registry, run, value):
+    registry.publish(run.id, {"w": torch.full((200_000,), float(value))}, epoch=value,
+                     epochs=value, metrics={"val_rmse": value}, seconds=0.0)
+
+def forked(work):
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return child
+"""
+
+KILLED = """
+reader, writer = os.pipe()
+
+def work():
+    with opened() as registry:
+        (run,) = registry.add([new_run(0)])
+        value = (run.best_epoch or 0) + 1
+        while True:
+            publish(registry, run, value)
+            os.write(writer, b".")
+            value += 1
+
+for delay in (0.0, 0.005, 0.011, 0.017, 0.023):
+    child = forked(work)
+    os.read(reader, 1)
+    time.sleep(delay)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with opened() as registry:
+        (run,) = registry.runs()
+        (checkpoint,) = registry.checkpoints(run.id)
+        weights = registry.load(run.id)["w"]
+        assert run.best_epoch == checkpoint.epoch == run.metrics["val_rmse"]
+        assert bool((weights == checkpoint.epoch).all())
+print("sound", run.best_epoch)
+"""
+
+CROWDED = """
+def work(number):
+    def run_all():
+        with opened() as registry:
+            mine = registry.add([new_run(10 * number + seed) for seed in range(5)])
+            registry.add([new_run(1000)])
+            registry.start([run.id for run in mine])
+            for run in mine:
+                rows = [{"run_id": run.id, "epoch": e, "train_loss": 1.0} for e in range(1, 4)]
+                registry.record(rows)
+                publish(registry, run, 1 + run.seed)
+    return run_all
+
+children = [forked(work(number)) for number in range(4)]
+assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+with opened() as registry:
+    done = registry.runs(status="finished")
+    assert {run.seed for run in done} == {10 * n + s for n in range(4) for s in range(5)}
+    assert len(done) == 20
+    assert len(registry.runs()) == 21
+    for run in done:
+        assert len(registry.history(run.id)) == 3
+        assert registry.load(run.id)["w"][0] == 1 + run.seed
+print("sound")
+"""
+
+
+def run_script(script, folder):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(COMMON + script), str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_killed_publication_leaves_the_old_or_the_new_weights(tmp_path):
+    assert run_script(KILLED, tmp_path).startswith("sound")
+
+
+def test_four_processes_at_once_lose_nothing(tmp_path):
+    assert run_script(CROWDED, tmp_path).startswith("sound")
+
+
+def test_a_database_damaged_while_open_is_an_integrity_error(registry, tmp_path):
+    registry.add([new_run(seed) for seed in range(200)])
+    registry.close()  # the log is folded into the file
+    path = tmp_path / "registry.db"
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 40_000)
+    with pytest.raises(IntegrityError, match=r"registry\.db is not a sound database"):
+        registry.runs()

@@ -1,0 +1,1 @@
+"""Train many models at once and keep them all."""

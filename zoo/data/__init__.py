@@ -1,0 +1,223 @@
+"""Which rows to learn from: a reference becomes one :class:`Data` with a train, val and test part.
+
+``ref -> raw rows -> duplicates grouped -> split -> preprocessing fitted on train -> tensors``
+
+Everything fitted is plain JSON in :attr:`Data.preprocessing`; :func:`apply` turns new rows into
+tensors with it, by the very code that prepared the validation and test rows.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from zoo.config import DataConfig
+from zoo.data import builtin, cells, files, images, tabular
+from zoo.data.dataset import Data, Part
+from zoo.data.split import IntArray, grouped, split
+from zoo.data.targets import Target, as_target, standardisation
+from zoo.errors import DataError, nearest
+
+__all__ = ["Data", "Part", "apply", "load", "read_rows"]
+
+
+def load(config: DataConfig) -> Data:
+    """Load a built-in data set or a CSV file, split it, and preprocess it as its train rows ask.
+
+    A built-in name comes first; a file of the same name is reached as ``./name``.  The same
+    settings and content give the same tensors on every machine.
+
+    Raises:
+        DataError: what cannot be found, read, split or learnt from.
+
+    >>> data = load(DataConfig(ref="iris"))
+    >>> data.task, data.classes, data.shape
+    ('classification', ('setosa', 'versicolor', 'virginica'), (4,))
+    >>> len(data.train), len(data.val), len(data.test)
+    (90, 30, 30)
+    """
+    if config.val + config.test >= 1:
+        raise DataError(
+            f"data.val and data.test must leave rows to train on, however {config.val:g} + "
+            f"{config.test:g} is 1 or more; lower one of them"
+        )
+    if config.ref in builtin.IMAGES:
+        return _images(config)
+    if config.ref in builtin.TABLES:
+        return _table(config, builtin.TABLES[config.ref](), config.target or "target")
+    path = _path(config.ref)
+    frame = files.read(path)
+    if config.target is None:
+        raise DataError(
+            f"data.target must name the column to predict, however it is not given for {path}; "
+            f"its columns are {', '.join(map(repr, frame.columns))}"
+        )
+    return _table(config, frame, config.target)
+
+
+def apply(preprocessing: dict[str, Any], rows: Any) -> Tensor:
+    """Prepare new rows exactly as the training rows were.
+
+    Args:
+        preprocessing: :attr:`Data.preprocessing`, or the same read back from JSON.
+        rows: for a table a DataFrame, its columns matched by name; for images a raw array
+            (N, *shape) in the unit of the source.
+
+    Returns:
+        float32 (N, *shape).
+
+    Raises:
+        DataError: a column is missing, a cell cannot be read, or a shape differs.
+    """
+    if preprocessing["kind"] == "images":
+        return images.apply(preprocessing, rows)
+    return tabular.apply(preprocessing, rows)
+
+
+def read_rows(preprocessing: dict[str, Any], path: Path) -> pd.DataFrame:
+    """Read the rows of a CSV file for :func:`apply`, categories as they are written.
+
+    Raises:
+        DataError: the file cannot be read, or the data learnt from were images.
+    """
+    if preprocessing["kind"] == "images":
+        raise DataError(
+            f"{path}: a CSV file holds a table, however these models were trained on images"
+        )
+    columns = preprocessing["columns"]
+    return files.read(path, [c["name"] for c in columns if c["kind"] == "categorical"])
+
+
+def _path(ref: str) -> Path:
+    path = Path(ref)
+    try:
+        is_path = bool(path.suffix) or path.name != ref or path.exists()
+    except (OSError, ValueError):
+        is_path = True  # a name that no file can have; reading says why
+    if not is_path:
+        known = [*builtin.IMAGES, *builtin.TABLES]
+        raise DataError(
+            f"data.ref must be a built-in name or the path of a CSV file, however {ref!r} is "
+            f"neither{nearest(ref, known)}"
+        )
+    return path
+
+
+def _table(config: DataConfig, frame: pd.DataFrame, name: str) -> Data:
+    """Make Data of raw columns, one of them the target."""
+    if name not in frame.columns:
+        raise DataError(
+            f"data.target must be a column of {config.ref}, however it has no {name!r}"
+            f"{nearest(name, frame.columns)}"
+        )
+    fingerprint = _digest("table", name, *tabular.content(frame))
+    known = ~cells.missing(frame[name])
+    notes = []
+    if not known.all():
+        notes.append(f"{(~known).sum()} rows without a value in {name!r} were left out")
+    numbered = files.row_numbers(frame)
+    if numbered is not None and numbered != name:
+        notes.append(f"the unnamed column {numbered!r}, which only numbers the rows, was dropped")
+        frame = frame.drop(columns=numbered)
+    frame = frame[known]
+    target = as_target(frame[name], config.task)
+    features = frame.drop(columns=name)
+    kinds = tabular.kinds(features)
+    parts, repeats = _split(config, frame, target)
+
+    fitted, fit_notes = tabular.fit(features.iloc[parts[0]], kinds)
+    unseen = tabular.unseen(fitted, features.iloc[np.concatenate(parts[1:])])
+    notes += [target.note, *fit_notes, *repeats]
+    notes += [
+        f"column {column!r}: {count} val and test cells hold values unseen in training, "
+        "encoded as unknown (all zeros)"
+        for column, count in unseen.items()
+    ]
+    x = tuple(tabular.apply(fitted, features.iloc[rows]) for rows in parts)
+    return _data(config, fitted, target, x, parts, fingerprint, frame.index.to_numpy(), notes)
+
+
+def _images(config: DataConfig) -> Data:
+    """Make Data of a built-in set of images."""
+    if config.target is not None:
+        raise DataError(
+            f"data.target is for tables, however {config.ref!r} holds images; leave it out"
+        )
+    if config.task == "regression":
+        raise DataError(
+            f"data.task 'regression' needs a numeric target, however {config.ref!r} holds images "
+            "in classes; leave it out"
+        )
+    pixels, labels = builtin.IMAGES[config.ref]()
+    target = as_target(pd.Series(labels, name="label"), "classification")
+    flat = pd.DataFrame(pixels.reshape(len(pixels), -1))
+    fingerprint = _digest(
+        "images", str(pixels.shape), pixels.astype("<f8").tobytes(), labels.astype("<i8").tobytes()
+    )
+    parts, repeats = _split(config, flat.assign(label=labels), target)
+    fitted = images.fit(pixels[parts[0]])
+    x = tuple(images.apply(fitted, pixels[rows]) for rows in parts)
+    notes = [target.note, *repeats]
+    return _data(config, fitted, target, x, parts, fingerprint, np.arange(len(pixels)), notes)
+
+
+def _split(
+    config: DataConfig, rows: pd.DataFrame, target: Target
+) -> tuple[tuple[IntArray, IntArray, IntArray], list[str]]:
+    """Split the rows, keeping exact copies together, and say how many there are."""
+    groups = grouped(rows)
+    labels = target.values if target.classes else np.zeros(len(groups), np.int64)
+    parts = split(groups, labels, config.val, config.test, config.split_seed, names=target.classes)
+    copies = len(groups) - len(np.unique(groups))
+    note = f"{copies} rows repeat another row exactly; copies were kept in the same part"
+    return parts, [note] if copies else []
+
+
+def _data(
+    config: DataConfig,
+    fitted: dict[str, Any],
+    target: Target,
+    x: tuple[Tensor, ...],
+    parts: tuple[IntArray, IntArray, IntArray],
+    fingerprint: str,
+    row_numbers: IntArray,
+    notes: list[str],
+) -> Data:
+    """Put the pieces together; regression targets are standardised by the train part."""
+    offset, scale = standardisation(target, parts[0])
+    values = target.values if target.classes else (target.values - offset) / scale
+    dtype = torch.int64 if target.classes else torch.float32
+    y = [torch.from_numpy(values[rows]).to(dtype) for rows in parts]
+    fitted["target"] = {
+        "name": target.name,
+        "task": target.task,
+        "classes": list(target.classes),
+        "offset": offset,
+        "scale": scale,
+    }
+    places = [row_numbers[rows].astype("<i8").tobytes() for rows in parts]
+    return Data(
+        ref=config.ref,
+        task=target.task,
+        train=Part(x[0], y[0]),
+        val=Part(x[1], y[1]),
+        test=Part(x[2], y[2]),
+        classes=target.classes,
+        preprocessing=fitted,
+        fingerprint=fingerprint,
+        split_hash=_digest(fingerprint, *places),
+        notes=tuple(notes),
+    )
+
+
+def _digest(*pieces: str | bytes) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of the pieces and where each ends."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        data = piece.encode("utf-8", "surrogatepass") if isinstance(piece, str) else piece
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,93 @@
+"""Which rows train, which choose and which judge: stratified, seeded, copies kept together."""
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from zoo.errors import DataError
+
+IntArray = npt.NDArray[np.int64]
+FEWEST_ROWS = 10
+FEWEST_PER_CLASS = 3  # one for each part
+
+
+def grouped(rows: pd.DataFrame) -> IntArray:
+    """Number the distinct rows by first appearance: int64 (N,), equal where rows are equal.
+
+    >>> grouped(pd.DataFrame({"x": [1.0, None, 1.0, None], "y": ["a", "b", "a", "c"]}))
+    array([0, 1, 0, 2])
+    """
+    codes: IntArray = pd.factorize(pd.util.hash_pandas_object(rows, index=False))[0]
+    return codes.astype(np.int64)
+
+
+def split(
+    groups: IntArray,
+    labels: IntArray,
+    val: float,
+    test: float,
+    seed: int,
+    names: tuple[str, ...] = (),
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Share out the distinct rows of every class in the proportions asked for.
+
+    Every class comes into every part.  Copies of a row follow it.
+
+    Args:
+        groups: (N,) which distinct row each row is, from :func:`grouped`.
+        labels: (N,) the class of each row, all equal where there are no classes.
+        val: fraction of the distinct rows.
+        test: fraction of the distinct rows.
+        seed: decides the shuffle, alike on every machine.
+        names: the classes, for errors.
+
+    Returns:
+        the rows of train, val and test, each in ascending order.
+
+    Raises:
+        DataError: there are too few rows, or too few of a class.
+
+    >>> split(np.arange(10), np.array([0, 1] * 5), val=0.2, test=0.2, seed=0)[1:]
+    (array([1, 8]), array([2, 9]))
+    """
+    distinct, first = np.unique(groups, return_index=True)
+    if len(distinct) < FEWEST_ROWS:
+        raise DataError(
+            f"at least {FEWEST_ROWS} distinct rows with a target are needed to train, validate "
+            f"and test, however there are {len(distinct)}; add rows"
+        )
+    label_of = labels[first]
+    classes, counts = np.unique(label_of, return_counts=True)
+    rare = classes[counts < FEWEST_PER_CLASS]
+    if len(rare):
+        listed = ", ".join(repr(names[label]) for label in rare[:5]) + ", ..." * (len(rare) > 5)
+        raise DataError(
+            f"every class needs at least {FEWEST_PER_CLASS} distinct rows, one for each of train, "
+            f"val and test, however {len(rare)} of {len(classes)} have fewer: {listed}; "
+            "merge them with others, drop their rows, or, for quantities, set data.task regression"
+        )
+    # The legacy generator's stream is frozen for ever.
+    shuffled = np.random.RandomState(seed).permutation(len(distinct))
+    part = np.zeros(len(distinct), dtype=np.int64)
+    tests = np.clip(_shares(counts, test), 1, counts - 2)
+    vals = np.clip(_shares(counts, val), 1, counts - tests - 1)
+    for label, n_test, n_val in zip(classes, tests, vals, strict=True):
+        members = shuffled[label_of[shuffled] == label]
+        part[members[:n_test]] = 2
+        part[members[n_test : n_test + n_val]] = 1
+    part_of_row = part[np.searchsorted(distinct, groups)]
+    train, chosen, judged = (np.flatnonzero(part_of_row == side) for side in range(3))
+    return train, chosen, judged
+
+
+def _shares(counts: IntArray, fraction: float) -> IntArray:
+    """Round ``counts * fraction`` so that the sum is right: the largest remainders round up.
+
+    >>> _shares(np.array([5, 5, 2]), 0.25)
+    array([1, 1, 1])
+    """
+    exact = counts * fraction
+    shares = np.floor(exact + 1e-9).astype(np.int64)
+    left = round(float(exact.sum())) - int(shares.sum())
+    shares[np.argsort(shares - exact, kind="stable")[: max(left, 0)]] += 1
+    return np.asarray(shares, dtype=np.int64)

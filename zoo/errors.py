@@ -1,0 +1,62 @@
+"""Everything this toolkit expects to go wrong, each kind with its exit code.
+
+The command line prints an expected error as one line and exits with its code.  Anything else is
+a defect of ours and stays a traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ZooError(Exception):
+    """An expected failure; its message says the rule, the offending fact, the place, the remedy."""
+
+    exit_code = 1
+
+
+class UsageError(ZooError):
+    """A request that cannot be carried out as it was made."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A setting that is unknown, of the wrong type, or out of range."""
+
+
+class DataError(UsageError):
+    """A data set that cannot be found, read, or learnt from."""
+
+
+class NotFoundError(UsageError):
+    """A reference that matches nothing in the registry."""
+
+
+class MismatchError(UsageError):
+    """Members that cannot be combined or compared: other shapes, other data, other task."""
+
+
+class RunsFailedError(ZooError):
+    """Some runs of the request failed or diverged; the others are finished and published."""
+
+    exit_code = 3
+
+
+class IntegrityError(ZooError):
+    """Stored bytes are not what was published."""
+
+    exit_code = 4
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Say which of the ``known`` words was probably meant, for the end of an error message.
+
+    >>> nearest("digts", ["digits", "iris"])
+    "; did you mean 'digits'? (known: digits, iris)"
+    >>> nearest("xyz", ["digits", "iris"])
+    ' (known: digits, iris)'
+    """
+    words = sorted(known)
+    match = get_close_matches(word, words, n=1, cutoff=0.6)
+    hint = f"; did you mean {match[0]!r}?" if match else ""
+    return f"{hint} (known: {', '.join(words)})"

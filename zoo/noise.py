@@ -1,0 +1,80 @@
+"""Random numbers as a function of a seed and a position, not of a hidden generator's state.
+
+A member's dropout masks must not depend on who else is in the stack, on how far the others are, or
+on what was drawn before a restart.  So every number is a hash of (the member's seed for this step,
+the place of the draw in the network, the place of the number in the tensor), computed for all
+members at once with the integer operations that every device has, giving the same bits on each.
+
+The hash is the 32-bit finaliser "lowbias32" of C. Wellons' hash prospector (2018), whose avalanche
+bias (0.17 %) is far below what a dropout mask could show.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+MASK = 0xFFFFFFFF
+
+
+class Stream:
+    """The draws of one recording, in the order in which the network makes them."""
+
+    def __init__(self, seed_K: Tensor) -> None:
+        self.seed_K = seed_K
+        self.draws = 0
+
+    def draw(self, func: Any, args: tuple[Any, ...]) -> Any:
+        """Carry out a random operation with numbers of this stream, or return None.
+
+        Known are the operations of dropout and ``torch.rand_like``, on tensors (K, ...).
+        """
+        tensor = args[0] if args and isinstance(args[0], Tensor) else None
+        if func not in KNOWN or tensor is None or tensor.shape[:1] != self.seed_K.shape:
+            return None
+        self.draws += 1
+        uniform = uniform_like(tensor, self.seed_K, self.draws)
+        if func is aten.rand_like.default:
+            return uniform.to(tensor.dtype)
+        if func is aten.native_dropout.default:
+            keep = uniform >= args[1]
+            return tensor * keep / (1 - args[1]), keep
+        hit = uniform < args[1]
+        return tensor.copy_(hit) if func is aten.bernoulli_.float else hit.to(tensor.dtype)
+
+
+KNOWN = {
+    aten.bernoulli.p,
+    aten.bernoulli_.float,
+    aten.native_dropout.default,
+    aten.rand_like.default,
+}
+
+
+def uniform_like(tensor: Tensor, seed_K: Tensor, draw: int) -> Tensor:
+    """Return float32 numbers in [0, 1), shape of ``tensor`` (K, ...), hashed from seed and place.
+
+    >>> seed_K = torch.tensor([7, 8, 7])
+    >>> u = uniform_like(torch.empty(3, 1000), seed_K, draw=1)
+    >>> bool((u[0] == u[2]).all()), bool((u[0] == u[1]).any()), 0.45 < u.mean().item() < 0.55
+    (True, False, True)
+    """
+    shape = tensor.shape
+    place = torch.arange(shape[1:].numel(), dtype=torch.int32, device=tensor.device)
+    place_1D = _hash(place + _wrap(draw * 0x9E3779B9)).unsqueeze(0)
+    seed_K1 = _hash(_hash(seed_K.to(torch.int32)) ^ _wrap(draw * 0x85EBCA6B)).unsqueeze(1)
+    bits = _hash(place_1D ^ seed_K1)
+    return ((bits >> 8) & 0xFFFFFF).to(torch.float32).mul(2**-24).view(shape)
+
+
+def _hash(x: Tensor) -> Tensor:
+    """Mix int32 bits (lowbias32); the shifts are arithmetic, so the copies of the sign are cut."""
+    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * _wrap(0x846CA68B)
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def _wrap(value: int) -> int:
+    """Bring a number into the range of int32, as the hardware would."""
+    return ((value + 2**31) & MASK) - 2**31

@@ -1,0 +1,152 @@
+"""The values the registry takes and gives: what is asked of a run, a run, a checkpoint."""
+
+import hashlib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["single", "predictions", "weights", "distilled"]
+Status = Literal["queued", "running", "finished", "diverged", "failed", "interrupted"]
+CheckpointKind = Literal["best", "last", "epoch", "state", "merged"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRun:
+    """A run to be added: everything that is known before it starts.
+
+    ``environment`` holds versions (``{"torch": "2.10.0"}``); Python and platform are filled in.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    config_hash: str
+    task: str
+    data_ref: str
+    data_fingerprint: str
+    split_hash: str
+    seed: int | None = None
+    kind: Kind = "single"
+    varied: Mapping[str, Any] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    parents: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what makes two requests the same run."""
+        return digest(
+            [
+                self.name,
+                self.kind,
+                self.config_hash,
+                self.data_fingerprint,
+                self.split_hash,
+                self.seed,
+                list(self.parents),
+            ]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as the registry knows it.
+
+    Times are UTC in ISO 8601.  ``epochs`` counts those trained, ``best_epoch`` names the one whose
+    weights were kept, ``seconds`` is the run's own time.  ``metrics`` holds finite values only.
+    """
+
+    id: str
+    name: str
+    kind: Kind
+    seed: int | None
+    config: dict[str, Any]
+    config_hash: str
+    varied: dict[str, Any]
+    task: str
+    classes: list[str]
+    data_ref: str
+    data_fingerprint: str
+    split_hash: str
+    preprocessing: dict[str, Any]
+    status: Status
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    best_epoch: int | None
+    epochs: int | None
+    metrics: dict[str, float]
+    seconds: float | None
+    parents: tuple[str, ...]
+    error: str | None
+    environment: dict[str, str]
+
+    @property
+    def label(self) -> str:
+        """The reference a person would write for this run, such as ``digits-mlp/seed=3``."""
+        return label(self.name, self.varied, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Published weights of a run; the bytes are found by their SHA-256."""
+
+    run_id: str
+    kind: CheckpointKind
+    sha256: str
+    size: int
+    epoch: int | None
+    metrics: dict[str, float]
+    created_at: str
+
+
+def label(name: str, varied: Mapping[str, Any], seed: int | None) -> str:
+    """Write the reference that finds a run by its name, its varied settings and its seed.
+
+    >>> label("digits-mlp", {"optim.lr": 0.001, "model.hidden": [64, 64]}, 3)
+    'digits-mlp/optim.lr=0.001,model.hidden=[64,64],seed=3'
+    >>> label("soup", {}, None)
+    'soup'
+    """
+    settings = [f"{key}={_written(value)}" for key, value in varied.items()]
+    settings += [] if seed is None else [f"seed={seed}"]
+    return f"{name}/{','.join(settings)}" if settings else name
+
+
+def parsed(text: str) -> Any:
+    """Read a TOML value; a bare word is a string.
+
+    >>> parsed("1e-3"), parsed("[64, 64]"), parsed("cosine"), parsed('"1"')
+    (0.001, [64, 64], 'cosine', '1')
+    """
+    try:
+        document = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return document["value"] if len(document) == 1 else text
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Keep the finite metrics, as plain floats.
+
+    >>> finite({"val_loss": float("nan"), "val_accuracy": 1})
+    {'val_accuracy': 1.0}
+    """
+    return {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a value's canonical JSON, in hexadecimal."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _written(value: Any) -> str:
+    """Write a value so that :func:`parsed` reads it back."""
+    if isinstance(value, str) and re.fullmatch(r"[\w.-]+", value) and parsed(value) == value:
+        return value
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

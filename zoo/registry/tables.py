@@ -1,0 +1,100 @@
+"""The tables of the registry, and the version of their layout.
+
+Columns carry the names of the fields of :class:`~zoo.registry.records.Run`, ``Checkpoint`` and of
+the history, so that a row becomes a value without a table of translations.
+"""
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+SCHEMA = 1
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", String(40), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+# What all members of a zoo share; the identifier is the SHA-256 of the other columns.
+dataset = Table(
+    "dataset",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("data_ref", Text, nullable=False),
+    Column("data_fingerprint", String(64), nullable=False),
+    Column("split_hash", String(64), nullable=False),
+    Column("task", String(20), nullable=False),
+    Column("classes", JSON, nullable=False),
+    Column("preprocessing", JSON, nullable=False),
+)
+
+run = Table(
+    "run",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("id", String(12), nullable=False, unique=True),
+    Column("identity", String(64), nullable=False, unique=True),
+    Column("dataset_id", ForeignKey("dataset.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("seed", Integer),
+    Column("config", JSON, nullable=False),
+    Column("config_hash", String(64), nullable=False),
+    Column("varied", JSON, nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("started_at", String(32)),
+    Column("finished_at", String(32)),
+    Column("best_epoch", Integer),
+    Column("epochs", Integer),
+    Column("metrics", JSON, nullable=False),
+    Column("seconds", Float),
+    Column("error", Text),
+    Column("environment", JSON, nullable=False),
+    Index("run_name", "name"),
+)
+
+parent = Table(
+    "parent",
+    metadata,
+    Column("run_id", ForeignKey("run.id"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("parent_id", ForeignKey("run.id"), nullable=False),
+)
+
+history = Table(
+    "history",
+    metadata,
+    Column("run_id", ForeignKey("run.id"), primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("train_loss", Float),
+    Column("train_metric", Float),
+    Column("val_loss", Float),
+    Column("val_metric", Float),
+    Column("seconds", Float),
+)
+
+checkpoint = Table(
+    "checkpoint",
+    metadata,
+    Column("run_id", ForeignKey("run.id"), primary_key=True),
+    Column("kind", String(20), primary_key=True),
+    Column("sha256", String(64), nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("epoch", Integer),
+    Column("metrics", JSON, nullable=False),
+    Column("created_at", String(32), nullable=False),
+)

@@ -1,0 +1,47 @@
+"""Weights as bytes: safetensors whose header tells the whole story of the run."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# One header key, because safetensors writes several in no fixed order.
+HEADER = "zoo"
+
+
+def encode(state: Mapping[str, "Tensor"], card: Mapping[str, Any], owner: str) -> bytes:
+    """Write a state dict of any device and layout; ``card`` goes into the header as JSON.
+
+    Names that share memory (tied weights) are each written in full.
+
+    Raises:
+        ZooError: where a value is not finite; ``owner`` leads the message.
+    """
+    from safetensors.torch import save
+    from torch import isfinite
+
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        broken = tensor.numel() - int(isfinite(tensor).sum())
+        if broken:
+            raise ZooError(
+                f"{owner}: weights must be finite, however {broken} of {tensor.numel()}"
+                f" values of {name!r} are not; nothing was published"
+            )
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    return save(plain, metadata={"format": "pt", HEADER: json.dumps(card)})
+
+
+def decode(data: bytes) -> dict[str, "Tensor"]:
+    """Read a state dict that :func:`encode` wrote, on the CPU."""
+    from safetensors.torch import load
+
+    return load(data)
