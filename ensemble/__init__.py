@@ -1,1 +1,63 @@
-"""Turn several trained models into one better predictor."""
+"""Turn several trained models into one better predictor.
+
+Averages of weights work on plain state dicts of any origin and need PyTorch only:
+
+>>> import torch
+>>> from ensemble import uniform
+>>> uniform([{"w": torch.tensor([0.0])}, {"w": torch.tensor([1.0])}])
+{'w': tensor([0.5000])}
+
+Names are imported when they are first used, so that ``import ensemble`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ensemble.average import uniform, weighted
+    from ensemble.catalogue import find, methods
+    from ensemble.comparison import compare
+    from ensemble.connectivity import Preflight, preflight
+    from ensemble.errors import EnsembleError
+    from ensemble.products import combine
+    from ensemble.recalibration import recalibrate
+    from ensemble.soup import Soup, greedy_soup
+    from ensemble.statistics import paired_bootstrap
+
+__all__ = [
+    "EnsembleError",
+    "Preflight",
+    "Soup",
+    "combine",
+    "compare",
+    "find",
+    "greedy_soup",
+    "methods",
+    "paired_bootstrap",
+    "preflight",
+    "recalibrate",
+    "uniform",
+    "weighted",
+]
+
+_HOMES = {
+    "EnsembleError": "errors",
+    "Preflight": "connectivity",
+    "Soup": "soup",
+    "combine": "products",
+    "compare": "comparison",
+    "find": "catalogue",
+    "greedy_soup": "soup",
+    "methods": "catalogue",
+    "paired_bootstrap": "statistics",
+    "preflight": "connectivity",
+    "recalibrate": "recalibration",
+    "uniform": "average",
+    "weighted": "average",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ensemble' has no attribute {name!r}")
+    return getattr(import_module(f"ensemble.{_HOMES[name]}"), name)

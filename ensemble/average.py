@@ -1,7 +1,7 @@
 """Plain averages of weights: θ = Σ wᵢ θᵢ, with wᵢ ≥ 0 and Σ wᵢ = 1.
 
-Members must share an initialisation, or be aligned first; :func:`ensemble.preflight.preflight`
-tells.  BatchNorm statistics want :func:`ensemble.recalibrate.recalibrate` afterwards.
+Members must share an initialisation, or be aligned first; :func:`ensemble.connectivity.preflight`
+tells.  BatchNorm statistics want :func:`ensemble.recalibration.recalibrate` afterwards.
 """
 
 import math

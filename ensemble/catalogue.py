@@ -4,19 +4,21 @@ A method is a function and one decorator.  Its first parameter is the members: t
 (mode ``weights``) or their predictions (mode ``predictions``).  Of the others, those named in
 :data:`NEEDS` are supplied by the caller, and the keyword-only rest are the method's options, whose
 types are those of their defaults.  Listing, command line, documentation and contract tests follow
-from that.  A method is known once its module has been imported; ``import ensemble`` does so.
+from that.
 """
 
 import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from ensemble.errors import OptionError, nearest
 
 Mode: TypeAlias = Literal["weights", "predictions"]
 Value: TypeAlias = bool | int | float | str
+MODULES = ("ensemble.average", "ensemble.soup", "ensemble.predictions")  # where methods are
 F = TypeVar("F", bound=Callable[..., object])
 
 NEEDS: Mapping[str, str] = {
@@ -119,6 +121,8 @@ def find(mode: Mode, name: str) -> Method:
 
 def methods(mode: Mode | None = None) -> list[Method]:
     """Return the catalogue, or one mode of it, by mode and name."""
+    for module in MODULES:
+        import_module(module)
     return [_METHODS[key] for key in sorted(_METHODS) if mode in (None, key[0])]
 
 

@@ -131,7 +131,8 @@ def _itself(means: Tensor) -> Tensor:
 class Metric:
     """A metric as data: ``figure = finish(mean(rows(predictions, targets)))``.
 
-    ``finish`` is monotone and works on tensors of any shape, one mean per element.
+    ``finish`` is monotone and works on tensors of any shape, one mean per element.  ``affine``
+    tells whether it keeps means, so that the mean of several figures is the figure of mean rows.
 
     >>> METRICS["rmse"](torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
     1.4142135623730951
@@ -142,6 +143,7 @@ class Metric:
     direction: Literal["min", "max"]
     rows: Callable[[Tensor, Tensor], Tensor]
     finish: Callable[[Tensor], Tensor] = _itself
+    affine: bool = True
 
     def __call__(self, predictions: Tensor, targets: Tensor) -> float:
         """Score log-probabilities (N, C) against labels (N,), or values (N,) against targets."""
@@ -155,7 +157,7 @@ METRICS = {
         Metric("nll", "classification", "min", nll),
         Metric("brier", "classification", "min", brier),
         Metric("ece", "classification", "min", ece),
-        Metric("rmse", "regression", "min", squared_error, torch.sqrt),
+        Metric("rmse", "regression", "min", squared_error, torch.sqrt, affine=False),
         Metric("mae", "regression", "min", absolute_error),
         Metric("r2", "regression", "max", unexplained, lambda means: 1 - means),
     )

@@ -12,9 +12,9 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from zoo.errors import ConfigError, nearest
 
@@ -43,6 +43,15 @@ class DataConfig(Section):
     split_seed: Seed = 0
     val: Fraction = 0.2
     test: Fraction = 0.2
+
+    @model_validator(mode="after")
+    def _leaves_rows(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(
+                f"val and test must leave rows to train on, however {self.val:g} + {self.test:g} "
+                "is 1 or more"
+            )
+        return self
 
 
 class ModelConfig(BaseModel):
@@ -254,6 +263,39 @@ def assignments(items: Iterable[str]) -> dict[str, list[Any]]:
     return parsed
 
 
+def assigned(items: Iterable[str]) -> dict[str, Any]:
+    """Parse ``key=value`` items where a grid has no meaning.
+
+    >>> assigned(["weights=[1,2]"])
+    {'weights': [1, 2]}
+    """
+    return {
+        key: values[0] if len(values) == 1 else values for key, values in assignments(items).items()
+    }
+
+
+def merge(
+    settings: Mapping[str, Any], flags: Mapping[str, Any], assigned: Mapping[str, list[Any]]
+) -> dict[str, Any]:
+    """Lay command-line flags and ``--set`` items over the settings of a file.
+
+    Args:
+        settings: nested, perhaps with a ``grid``.
+        flags: dotted key -> value; None means not given.
+        assigned: from :func:`assignments`; several values make a grid.
+
+    >>> merge({"optim": {"lr": 0.1}}, {"data.ref": "iris", "name": None}, {"optim.lr": [0.2, 0.3]})
+    {'optim': {'lr': 0.1}, 'data': {'ref': 'iris'}, 'grid': {'optim.lr': [0.2, 0.3]}}
+    """
+    single = {key: values[0] for key, values in assigned.items() if len(values) == 1}
+    given = {key: value for key, value in flags.items() if value is not None} | single
+    merged = _override(settings, given)
+    table = merged.pop("grid", {})
+    grid = {key: values for key, values in _flatten(table).items() if key not in given}
+    grid |= {key: values for key, values in assigned.items() if len(values) > 1}
+    return merged | ({"grid": grid} if grid else {})
+
+
 def parse_seeds(value: str | int) -> list[int]:
     """Read seeds: a count, a range, or a list of both.
 
@@ -310,16 +352,16 @@ def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested settings with dotted keys replaced."""
     result: dict[str, Any] = json.loads(json.dumps(settings, default=str))
-    for dotted, value in changes.items():
+    for dotted in sorted(changes, key=lambda key: not key.endswith(".name")):
         *path, last = dotted.split(".")
         table = result
         for key in path:
             table = table.setdefault(key, {})
             if not isinstance(table, dict):
                 raise ConfigError(f"{dotted}: {key} is a value, not a table")
-        if last == "name" and table.get("name") != value:
+        if path and last == "name" and table.get("name") != changes[dotted]:
             table.clear()  # another optimiser or model starts from its own defaults
-        table[last] = value
+        table[last] = changes[dotted]
     return result
 
 

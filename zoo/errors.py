@@ -42,6 +42,12 @@ class RunsFailedError(ZooError):
     exit_code = 3
 
 
+class InterruptedRunsError(ZooError):
+    """The user stopped the command; what was finished is published."""
+
+    exit_code = 130
+
+
 class IntegrityError(ZooError):
     """Stored bytes are not what was published."""
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import models
-from zoo.config import RunConfig
+from zoo.config import ModelConfig, RunConfig
 from zoo.data import Data
 from zoo.engines import Engine, Sequential, Stacked, choose
 from zoo.errors import ConfigError
@@ -97,9 +97,30 @@ def shape_key(config: RunConfig) -> tuple[object, ...]:
     )
 
 
-def build(config: RunConfig, data: Data, seed: int) -> nn.Module:
-    """Build the untrained model of a run."""
-    return models.build(config.model.name, config.model.options, data.shape, data.outputs, seed)
+def build(model: ModelConfig, data: Data, seed: int) -> nn.Module:
+    """Build an untrained model for the data."""
+    return models.build(model.name, model.options, data.shape, data.outputs, seed)
+
+
+def check(config: RunConfig, data: Data) -> None:
+    """Check what only the data can tell of a run's settings.
+
+    Raises:
+        ConfigError: where the model, the batch size or the monitored metric do not suit the data.
+    """
+    build(config.model, data, seed=0)
+    rows = len(data.train)
+    if config.train.batch_size > rows:
+        raise ConfigError(
+            f"train.batch_size: must be at most the {rows} training rows, however it is "
+            f"{config.train.batch_size}"
+        )
+    metric = objective(data.task).metric
+    if config.stop.metric not in ("loss", metric):
+        raise ConfigError(
+            f"stop.metric: must be loss or {metric} for {data.task}, however it is "
+            f"{config.stop.metric}"
+        )
 
 
 class Fit:
@@ -123,17 +144,8 @@ class Fit:
             ConfigError: where settings do not suit each other or the data.
         """
         first = members[0].config
-        if first.train.batch_size > len(data.train.y):
-            raise ConfigError(
-                f"train.batch_size: must be at most the number of training rows, however it is "
-                f"{first.train.batch_size} for {len(data.train.y)} rows"
-            )
+        check(first, data)
         self.objective = objective(data.task, data.target_scale)
-        if first.stop.metric not in ("loss", self.objective.metric):
-            raise ConfigError(
-                f"stop.metric: must be loss or {self.objective.metric} for {data.task}, however "
-                f"it is {first.stop.metric}"
-            )
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.data = data
         self.x, self.y = data.train.x.to(self.device), data.train.y.to(self.device)
@@ -228,7 +240,7 @@ class Fit:
         return x_KN, self.y.index_select(0, flat).view(shape)
 
     def _build(self, member: Member) -> nn.Module:
-        return build(member.config, self.data, member.seed).to(self.device)
+        return build(member.config.model, self.data, member.seed).to(self.device)
 
     def _finish(self, k: int, slot: _Slot, *, diverged: bool) -> Finished:
         state = None

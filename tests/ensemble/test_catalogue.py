@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ensemble import average, catalogue, soup
+from ensemble import average, catalogue, predictions, soup
 from ensemble.catalogue import Option, find, method, methods
 from ensemble.errors import OptionError
 
@@ -30,6 +30,7 @@ def trimmed(empty):
 
 def test_the_methods_of_this_package_are_known():
     assert find("weights", "uniform").function is average.uniform
+    assert find("predictions", "vote").function is predictions.vote
     assert find("weights", "greedy-soup").function is soup.greedy_soup
     assert find("weights", "greedy-soup").needs == ("score",)
     assert find("weights", "weighted").needs == ("weights",)

@@ -40,11 +40,6 @@ def load(config: DataConfig) -> Data:
     >>> len(data.train), len(data.val), len(data.test)
     (90, 30, 30)
     """
-    if config.val + config.test >= 1:
-        raise DataError(
-            f"data.val and data.test must leave rows to train on, however {config.val:g} + "
-            f"{config.test:g} is 1 or more; lower one of them"
-        )
     if config.ref in builtin.IMAGES:
         return _images(config)
     if config.ref in builtin.TABLES:

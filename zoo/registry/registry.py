@@ -205,6 +205,21 @@ class Registry:
             found = resolve(found, [refs] if isinstance(refs, str) else refs)
         return [run for run in found if kind in (None, run.kind) and status in (None, run.status)]
 
+    def run(self, ref: str) -> Run:
+        """Find the one run that a reference names.
+
+        Raises:
+            NotFoundError: where it names none.
+            UsageError: where it names several.
+        """
+        found = self.runs([ref])
+        if len(found) > 1:
+            raise UsageError(
+                f"{ref!r} must name one run, however it names {len(found)}; take one of them, such "
+                f"as {found[0].label} or {found[0].id}"
+            )
+        return found[0]
+
     def history(self, run_id: str) -> list[dict[str, Any]]:
         """Return a run's epochs in order; what was not measured, or was NaN, is None.
 

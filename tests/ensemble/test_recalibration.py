@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from ensemble.errors import EmptyError, NonFiniteError, OptionError, StateMismatchError
-from ensemble.recalibrate import recalibrate
+from ensemble.recalibration import recalibrate
 
 
 def net(dropout=0.0):

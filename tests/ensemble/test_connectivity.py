@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from ensemble.connectivity import Preflight, preflight
 from ensemble.errors import NonFiniteError, OptionError
-from ensemble.preflight import Preflight, preflight
 
 
 def scalars(*values):

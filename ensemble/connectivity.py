@@ -78,12 +78,10 @@ class Preflight:
         """The finding in words."""
         verdict = "collapses" if self.collapses else "holds"
         figures = f"loss {self.losses[-1]:.3g} against {self.mean_loss:.3g} of the members"
-        remedy = ""
-        if self.collapses:
-            remedy = ", as is usual for members of different initialisations; align them first"
+        usual = ", as is usual for members of different initialisations" if self.collapses else ""
         return (
             f"The average {verdict}: {figures} and {self.zero_loss:.3g} of zero weights "
-            f"(barrier {self.barrier:.3g}){remedy}."
+            f"(barrier {self.barrier:.3g}){usual}."
         )
 
 

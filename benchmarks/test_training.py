@@ -1,0 +1,164 @@
+"""16 seeds of one model: :class:`zoo.fit.Fit` against the best plain PyTorch loop.
+
+Both train the same models from the same initial weights for the same number of epochs on the same
+rows, and evaluate as often.  Timed is all there is to it, the choice of the engine included.  What
+is asserted is that both learn equally well; times are only reported, as ratios within one session.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from conftest import Report
+from plain import Task, best_threads, train
+from pytest_benchmark.fixture import BenchmarkFixture
+from sklearn.datasets import load_digits, make_classification
+
+from zoo.config import RunConfig
+from zoo.data import Data, Part
+from zoo.fit import EngineName, Fit, Member, build
+
+SEEDS = range(16)
+LR = 3e-3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and how to train it; ``target`` is the least ratio aimed at."""
+
+    model: dict[str, Any]
+    features: int
+    classes: int
+    batch_size: int
+    epochs: int
+    target: float
+
+
+CASES = {
+    "mlp 20-32-32-2, batch 32": Case({"name": "mlp", "hidden": (32, 32)}, 20, 2, 32, 8, 7.0),
+    "mlp 20-64-64-2, batch 128": Case({"name": "mlp", "hidden": (64, 64)}, 20, 2, 128, 25, 3.0),
+    "mlp 64-256-256-10, batch 512": Case(
+        {"name": "mlp", "hidden": (256, 256)}, 64, 10, 512, 12, 0.95
+    ),
+    "cnn on digits, batch 128": Case({"name": "cnn"}, 64, 10, 128, 8, 0.95),
+}
+
+
+@cache
+def data_of(name: str) -> Data:
+    case = CASES[name]
+    if case.model["name"] == "cnn":
+        pixels, labels = load_digits(return_X_y=True)
+        x = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 16
+        rows = 1408
+    else:
+        pixels, labels = make_classification(
+            4096 + 1024,
+            case.features,
+            n_informative=min(case.features, 16),
+            n_redundant=0,
+            n_classes=case.classes,
+            class_sep=1.5,
+            random_state=0,
+        )
+        x = torch.tensor(pixels, dtype=torch.float32)
+        rows = 4096
+    y = torch.tensor(labels, dtype=torch.int64)
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    x, y = x[order], y[order]
+    val = Part(x[rows:], y[rows:])
+    return Data(
+        ref="benchmark",
+        task="classification",
+        train=Part(x[:rows], y[:rows]),
+        val=val,
+        test=val,
+        classes=tuple(map(str, range(case.classes))),
+        preprocessing={"target": {"scale": 1.0, "offset": 0.0}},
+        fingerprint="",
+        split_hash="",
+        notes=(),
+    )
+
+
+@cache
+def settings(name: str) -> RunConfig:
+    case = CASES[name]
+    return RunConfig.model_validate(
+        {
+            "data": {"ref": "benchmark"},
+            "model": case.model,
+            "optim": {"name": "adam", "lr": LR},
+            "train": {"epochs": case.epochs, "batch_size": case.batch_size},
+            "stop": {"patience": case.epochs + 1},  # all train to the end
+        }
+    )
+
+
+@cache
+def task_of(name: str) -> Task:
+    data, case = data_of(name), CASES[name]
+    return Task(
+        build=lambda seed: models.build(
+            case.model["name"], {"hidden": 0}, data.shape, data.outputs, seed
+        ),
+        x=data.train.x,
+        y=data.train.y,
+        val_x=data.val.x,
+        val_y=data.val.y,
+        batch_size=case.batch_size,
+        epochs=case.epochs,
+        lr=LR,
+    )
+
+
+@cache
+def plain_threads(name: str) -> int:
+    return best_threads(task_of(name), SEEDS[:2], sorted({1, torch.get_num_threads()}))
+
+
+def plain(name: str) -> float:
+    before = torch.get_num_threads()
+    torch.set_num_threads(plain_threads(name))
+    try:
+        return train(task_of(name), SEEDS)
+    finally:
+        torch.set_num_threads(before)
+
+
+@cache
+def plain_accuracy(name: str) -> float:
+    return plain(name)
+
+
+def zoo(name: str, engine: EngineName) -> tuple[float, str]:
+    """Train by the toolkit; return the mean validation accuracy and the engine's name."""
+    members = [Member(str(seed), settings(name), seed) for seed in SEEDS]
+    fit = Fit(members, data_of(name), engine=engine, device="cpu")
+    finished = [end for happened in fit for end in happened.finished]
+    assert [end.epochs for end in finished] == [CASES[name].epochs] * len(SEEDS)
+    best = [end.best.val_metric for end in finished if end.best]
+    assert len(best) == len(SEEDS)
+    return sum(best) / len(best), fit.engine.name
+
+
+@pytest.mark.parametrize("contender", ["plain", "auto", "stacked", "sequential"])
+@pytest.mark.parametrize("name", CASES)
+def test_16_seeds(benchmark: BenchmarkFixture, report: Report, name: str, contender: Any) -> None:
+    expected = plain_accuracy(name)
+    benchmark.group = name
+    if contender == "plain":
+        accuracy = benchmark.pedantic(plain, (name,), rounds=3, iterations=1, warmup_rounds=1)
+        engine = f"{plain_threads(name)} thread(s)"
+    else:
+        accuracy, engine = benchmark.pedantic(
+            zoo, (name, contender), rounds=3, iterations=1, warmup_rounds=1
+        )
+    assert accuracy == pytest.approx(expected, abs=0.03)
+    benchmark.extra_info["engine"] = report.engines[name, contender] = engine
+    benchmark.extra_info["target"] = report.targets[name] = CASES[name].target
+    if benchmark.stats:  # there are none under --benchmark-disable
+        report.seconds[name, contender] = benchmark.stats.stats.min
+        benchmark.extra_info["ratio"] = report.ratio(name, contender)

@@ -1,0 +1,217 @@
+"""Members from the registry: their data, their weights, and what they predict.
+
+This is where the arithmetic of :mod:`ensemble` meets the runs of :mod:`zoo`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ensemble.errors import EmptyError, EnsembleError, listing
+from ensemble.scores import METRICS, Metric
+from ensemble.state import State
+from zoo.config import DataConfig, ModelConfig
+from zoo.data import Data, Part, load
+from zoo.engines import Stacked
+from zoo.fit import build
+from zoo.objective import objective
+from zoo.registry import Registry, Run
+from zoo.stack import stack
+
+PartName = Literal["train", "val", "test"]
+
+
+class MembersError(EnsembleError):
+    """Members that cannot be combined or compared: other data, other classes, other models."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One data set and the runs that learnt from it: what they weigh and what they predict.
+
+    Weights and outputs are loaded and computed once.
+    """
+
+    registry: Registry
+    data: Data
+    _states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    _outputs: dict[tuple[str, PartName], Tensor] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the task by which members are ranked."""
+        return METRICS["accuracy" if self.data.task == "classification" else "rmse"]
+
+    def part(self, name: PartName) -> Part:
+        """Return a part of the data."""
+        part: Part = getattr(self.data, name)
+        return part
+
+    def targets(self, name: PartName) -> Tensor:
+        """Return the labels (N,) of a part, or its targets (N,), float64, in their unit."""
+        y_N = self.part(name).y
+        if self.data.task == "classification":
+            return y_N
+        return y_N.double() * self.data.target_scale + self.data.target_offset
+
+    def state(self, run: Run) -> dict[str, Tensor]:
+        """Return the published weights of a run."""
+        if run.id not in self._states:
+            merged = run.kind == "weights"
+            self._states[run.id] = self.registry.load(run.id, "merged" if merged else "best")
+        return self._states[run.id]
+
+    def module(self, run: Run) -> nn.Module:
+        """Build the model of a run, with initial weights."""
+        return build(model_of(run), self.data, seed=0)
+
+    def outputs(self, runs: Sequence[Run], name: PartName) -> Tensor:
+        """Return what runs predict for a part: logits (K, N, C), or values (K, N) in their unit."""
+        missing = [run for run in runs if (run.id, name) not in self._outputs]
+        for group in alike(missing):
+            outputs_K = self.predictor(group)(self.part(name).x)
+            for run, outputs in zip(group, outputs_K, strict=True):
+                self._outputs[run.id, name] = outputs
+        return torch.stack([self._outputs[run.id, name] for run in runs])
+
+    def predictor(self, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:
+        """Return the function from rows (N, *shape) to the outputs of runs of one model."""
+        return self.forward(self.module(runs[0]), [self.state(run) for run in runs])
+
+    def forward(self, module: nn.Module, states: Sequence[State]) -> Callable[[Tensor], Tensor]:
+        """Return the function from rows (N, *shape) to logits (K, N, C) or values (K, N)."""
+        members = stack([module] * len(states))
+        for k, state in enumerate(states):
+            members.put(k, state)
+        engine = Stacked(module, objective(self.data.task, self.data.target_scale))
+
+        @torch.no_grad()
+        def predict(x_N: Tensor) -> Tensor:
+            outputs_KNC = engine.outputs(members, x_N)
+            if self.data.task == "classification":
+                return outputs_KNC
+            return outputs_KNC.squeeze(-1) * self.data.target_scale + self.data.target_offset
+
+        return predict
+
+    def figures(self, predictions: Tensor, name: PartName) -> dict[str, float]:
+        """Measure log-probabilities (N, C) or values (N,): the metric, and the loss of training."""
+        targets = self.targets(name)
+        if self.data.task == "classification":
+            loss = METRICS["nll"](predictions, targets)
+        else:
+            loss = (METRICS["rmse"](predictions, targets) / self.data.target_scale) ** 2
+        value = self.metric(predictions, targets)
+        return {f"{name}_{self.metric.name}": value, f"{name}_loss": loss}
+
+
+def members(registry: Registry, refs: Sequence[str]) -> list[Run]:
+    """Find the models that references name; by default those of the latest training.
+
+    Raises:
+        EmptyError: where none of them is finished.
+        NotFoundError: where a reference matches nothing.
+    """
+    found = registry.runs(refs) if refs else _latest(registry.runs())
+    models = [run for run in found if run.kind != "predictions" and run.status == "finished"]
+    if not models:
+        raise EmptyError(
+            f"there must be a finished model, however of the {len(found)} runs none is finished"
+        )
+    return models
+
+
+def candidates(registry: Registry, refs: Sequence[str]) -> list[Run]:
+    """Find the runs that references name, and all that was made of these alone."""
+    everything = registry.runs()
+    found = registry.runs(refs) if refs else _latest(everything)
+    ids = {run.id for run in found}
+    products = [run for run in everything if run.parents and ids.issuperset(run.parents)]
+    return list({run.id: run for run in [*found, *products]}.values())
+
+
+def _latest(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs that share the name of the single model added last."""
+    names = [run.name for run in runs if run.kind == "single"]
+    return [run for run in runs if run.kind == "single" and run.name == names[-1]]
+
+
+def bench(registry: Registry, runs: Sequence[Run]) -> Bench:
+    """Load the data that runs have in common.
+
+    Raises:
+        EmptyError: without runs.
+        MembersError: where runs learnt from other data, split or classes, or the data has changed.
+        DataError: where the data cannot be loaded any more.
+    """
+    if not runs:
+        raise EmptyError("there must be at least one finished run, however there is none")
+    first = runs[0]
+    facts = [
+        f"{run.label} has {what} {theirs} and {first.label} has {ours}"
+        for run in runs
+        for what, theirs, ours in (
+            ("data", _content(run), _content(first)),
+            ("split", run.split_hash, first.split_hash),
+            ("task", run.task, first.task),
+            ("classes", run.classes, first.classes),
+        )
+        if theirs != ours
+    ]
+    if facts:
+        raise MembersError(f"members must share their data, however {listing(facts)}")
+    data = load(DataConfig.model_validate(first.config["data"]))
+    for what, now, then in (
+        ("content", data.fingerprint, first.data_fingerprint),
+        ("split", data.split_hash, first.split_hash),
+    ):
+        if now != then:
+            raise MembersError(
+                f"the data must be what the members learnt from, however the {what} of {data.ref} "
+                f"was {then} and is now {now}"
+            )
+    return Bench(registry, data)
+
+
+def model_of(run: Run) -> ModelConfig:
+    """Return the model settings of a run that has weights."""
+    return ModelConfig.model_validate(run.config["model"])
+
+
+def same_model(runs: Sequence[Run]) -> None:
+    """Refuse to average weights of different models.
+
+    Raises:
+        MembersError: naming every setting that differs.
+    """
+    first = _settings(runs[0])
+    facts = [
+        f"{key} is {settings.get(key)} in {run.label} and {first.get(key)} in {runs[0].label}"
+        for run, settings in ((run, _settings(run)) for run in runs)
+        for key in {**first, **settings}
+        if settings.get(key) != first.get(key)
+    ]
+    if facts:
+        raise MembersError(
+            f"only weights of one model can be averaged, however {listing(facts)}; "
+            "--mode predictions combines any models"
+        )
+
+
+def _content(run: Run) -> str:
+    return f"{run.data_ref} ({run.data_fingerprint})"
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    return {f"model.{key}": value for key, value in model_of(run).model_dump().items()}
+
+
+def alike(runs: Sequence[Run]) -> list[list[Run]]:
+    """Group runs by their model."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(model_of(run).model_dump_json(), []).append(run)
+    return list(groups.values())

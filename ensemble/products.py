@@ -1,0 +1,198 @@
+"""Make one predictor of several members, and save it into the registry with its parents."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ensemble.catalogue import Method, Mode, find
+from ensemble.connectivity import Preflight, preflight
+from ensemble.errors import OptionError
+from ensemble.members import Bench, bench, same_model
+from ensemble.predictions import mean, tasks
+from ensemble.recalibration import recalibrate
+from ensemble.soup import Soup
+from ensemble.state import State, check
+from zoo.registry import NewRun, Registry, Run
+from zoo.registry.records import digest
+
+DEFAULTS: Mapping[Mode, str] = {"predictions": "mean", "weights": "greedy-soup"}
+BATCH = 256  # rows, or a few more, in a batch from which BatchNorm statistics are estimated
+
+
+@dataclass(frozen=True)
+class Product:
+    """What came of combining members.
+
+    Attributes:
+        run: the product, as it stands in the registry.
+        members: the runs it was chosen from.
+        used: those that are in it; a soup may leave some out.
+        metric: what the figures on the validation rows are of: ``accuracy`` or ``rmse``.
+        val: the product's.
+        best: the best member's.
+        mean: the mean of the members'.
+        flight: what was measured before averaging weights.
+    """
+
+    run: Run
+    members: list[Run]
+    used: list[Run]
+    metric: str
+    val: float
+    best: float
+    mean: float
+    flight: Preflight | None
+
+
+def combine(
+    registry: Registry,
+    runs: Sequence[Run],
+    mode: Mode,
+    *,
+    method: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    name: str | None = None,
+) -> Product:
+    """Combine runs into one predictor and save it.  Everything is chosen on validation rows.
+
+    Args:
+        registry: where the runs are and the product goes.
+        runs: the members: finished, of one data set.
+        mode: ``predictions`` keeps every member and pools what they say; ``weights`` makes one
+            model by averaging.
+        method: of the catalogue; by default ``mean`` and ``greedy-soup``.
+        options: the method's, and ``weights`` where it needs them: one number per member, by
+            default the inverse of its validation loss (Bates & Granger 1969 for squared errors).
+        name: the product's, by default the members' with mode and method.
+
+    Raises:
+        EnsembleError: where members do not fit together, or the method does not fit them.
+    """
+    table = bench(registry, runs)
+    chosen = find(mode, method or DEFAULTS[mode])
+    figures = [table.figures(mean(outputs[None]), "val") for outputs in table.outputs(runs, "val")]
+    # From the lowest validation loss up: the first of members that score alike is the better one.
+    order = sorted(range(len(runs)), key=lambda k: figures[k]["val_loss"])
+    members = [runs[k] for k in order]
+    given = dict(options or {})
+    supply: dict[str, Any] = {}
+    if "weights" in chosen.needs:
+        inverse = [1 / max(figure["val_loss"], 1e-9) for figure in figures]
+        weights = _weights(given.pop("weights", inverse), len(runs))
+        supply["weights"] = [weights[k] for k in order]
+    arguments = supply | chosen.bind(given)
+    make = _average if mode == "weights" else _pool
+    state, val, used, flight = make(table, members, chosen, arguments)
+    run = _save(registry, members, used, mode, chosen, arguments, name, state, val)
+    key = f"val_{table.metric.name}"
+    values = [figure[key] for figure in figures]
+    best = (max if table.metric.direction == "max" else min)(values)
+    return Product(
+        run, members, used, table.metric.name, val[key], best, sum(values) / len(values), flight
+    )
+
+
+Made = tuple[State | None, dict[str, float], list[Run], Preflight | None]
+
+
+def _pool(table: Bench, members: list[Run], method: Method, arguments: dict[str, Any]) -> Made:
+    """Pool the members' predictions; there are no weights to save."""
+    task = table.data.task
+    if task not in tasks(method.function):
+        raise OptionError(
+            f"{method.name} pools predictions of {' or '.join(tasks(method.function))}, however "
+            f"the members' task is {task}"
+        )
+    pooled: Tensor = method.function(table.outputs(members, "val"), **arguments)
+    return None, table.figures(pooled, "val"), members, None
+
+
+def _average(table: Bench, members: list[Run], method: Method, arguments: dict[str, Any]) -> Made:
+    """Average the members' weights, with BatchNorm statistics re-estimated before any scoring."""
+    same_model(members)
+    module = table.module(members[0])
+    states = check([table.state(run) for run in members], [run.label for run in members])
+    x_N = table.part("train").x
+    batches = x_N.tensor_split(max(1, len(x_N) // BATCH))
+
+    def ready(state: State) -> State:
+        """Give an average the statistics it needs; a member has its own."""
+        if any(state is member for member in states):
+            return state
+        return recalibrate(module, state, batches)
+
+    def figures(state: State) -> dict[str, float]:
+        outputs_K = table.forward(module, [state])(table.part("val").x)
+        return table.figures(mean(outputs_K), "val")
+
+    def score(state: State) -> float:
+        value = figures(ready(state))[f"val_{table.metric.name}"]
+        return value if table.metric.direction == "max" else -value
+
+    flight = preflight(states, lambda state: figures(ready(state))["val_loss"])
+    supply = {"score": score} if "score" in method.needs else {}
+    merged = method.function(states, **supply, **arguments)
+    chosen = merged.members if isinstance(merged, Soup) else range(len(members))
+    final = states[chosen[0]] if len(chosen) == 1 else ready(merged)
+    return final, figures(final), [members[k] for k in chosen], flight
+
+
+def _save(
+    registry: Registry,
+    members: list[Run],
+    used: list[Run],
+    mode: Mode,
+    method: Method,
+    arguments: dict[str, Any],
+    name: str | None,
+    state: State | None,
+    metrics: dict[str, float],
+) -> Run:
+    """Enter the product into the registry; the same product again is the same run."""
+    first = members[0]
+    config = {
+        "mode": mode,
+        "method": method.name,
+        "arguments": arguments,
+        "used": [run.id for run in used],
+        "data": first.config["data"],
+    }
+    if state is not None:
+        config["model"] = first.config["model"]
+    request = NewRun(
+        name=name or f"{first.name}.{mode}-{method.name}",
+        kind=mode,
+        config=config,
+        config_hash=digest(config)[:16],
+        task=first.task,
+        classes=first.classes,
+        data_ref=first.data_ref,
+        data_fingerprint=first.data_fingerprint,
+        split_hash=first.split_hash,
+        preprocessing=first.preprocessing,
+        parents=tuple(run.id for run in members),
+        environment=first.environment,
+    )
+    (run,) = registry.add([request])
+    epochs = sum(member.epochs or 0 for member in members)
+    if state is None:
+        registry.finish(run.id, "finished", epochs=epochs, metrics=metrics)
+    else:
+        registry.publish(
+            run.id, state, kind="merged", epoch=None, epochs=epochs, metrics=metrics, seconds=None
+        )
+    return registry.runs([run.id])[0]
+
+
+def _weights(given: Any, count: int) -> list[float]:
+    """Check weights given by the user; the method itself checks their values."""
+    numbers = isinstance(given, list | tuple) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in given
+    )
+    if not numbers or len(given) != count:
+        raise OptionError(
+            f"weights must be a list of {count} numbers, one per member, however it is {given!r}"
+        )
+    return [float(value) for value in given]

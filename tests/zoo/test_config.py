@@ -1,0 +1,475 @@
+"""Settings: one meaning however they are written, and one clear sentence where they are wrong."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zoo import config
+from zoo.config import Adam, Config, RunConfig, assignments, parse, parse_seeds, read
+from zoo.errors import ConfigError
+
+IRIS = {"data": {"ref": "iris"}}
+
+
+def refused(**changes):
+    with pytest.raises(ConfigError) as caught:
+        parse({**IRIS, **changes})
+    return str(caught.value)
+
+
+def only(**changes):
+    """Return the one run that these settings mean."""
+    [(run, _, _)] = parse({**IRIS, "seeds": 1, **changes}).runs()
+    return run
+
+
+# Files and command lines
+
+
+def test_toml_and_set_items_mean_the_same(tmp_path):
+    path = tmp_path / "zoo.toml"
+    path.write_text(
+        """
+        seeds = 3
+        [data]
+        ref = "iris"
+        [grid.optim]
+        name = ["sgd"]
+        lr = [0.1, 0.01]
+        [grid.model]
+        hidden = [[8], [8, 8]]
+        """
+    )
+    from_file = parse(read(path))
+    items = ["optim.name=sgd", "optim.lr=0.1,0.01", "model.hidden=[8],[8,8]"]
+    from_line = parse({"data": {"ref": "iris"}, "seeds": 3, "grid": assignments(items)})
+    assert from_file == from_line
+    assert [run.hash for run, _, _ in from_file.runs()] == [
+        run.hash for run, _, _ in from_line.runs()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1", [1]),
+        ("1e-3,3e-4", [0.001, 0.0003]),
+        ("true,false", [True, False]),
+        ("sgd", ["sgd"]),
+        (" sgd , adam ", ["sgd", "adam"]),
+        ("[64,64]", [[64, 64]]),
+        ("[64,64],[32],[]", [[64, 64], [32], []]),
+        ('"a,b",c', ["a,b", "c"]),
+        ("'a,b'", ["a,b"]),
+        ("data/my file.csv", ["data/my file.csv"]),
+        ("a=b", ["a=b"]),
+    ],
+)
+def test_commas_outside_brackets_and_quotes_separate_values(text, values):
+    assert assignments([f"key={text}"]) == {"key": values}
+
+
+@pytest.mark.parametrize("item", ["optim.lr", "=1", "optim.lr=", " =1", "optim.lr= "])
+def test_an_item_without_key_or_value_is_refused(item):
+    with pytest.raises(ConfigError, match="--set takes KEY=VALUE"):
+        assignments([item])
+
+
+def test_a_key_set_twice_is_refused():
+    with pytest.raises(ConfigError, match=r"--set optim\.lr: is given twice"):
+        assignments(["optim.lr=1", "optim.lr =2"])
+
+
+@pytest.mark.parametrize("item", ["optim.lr=,", "optim.lr=1,,2", "model.hidden=[64", "a='b"])
+def test_an_item_with_missing_values_or_open_brackets_is_refused(item):
+    with pytest.raises(ConfigError, match=item.split("=", maxsplit=1)[0]):
+        assignments([item])
+
+
+def test_a_nested_list_is_one_value():
+    assert assignments(["key=[[1,2],[3]]"]) == {"key": [[[1, 2], [3]]]}
+
+
+def test_a_missing_or_broken_file_is_refused_by_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read: No such file"):
+        read(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("a = = 1")
+    with pytest.raises(ConfigError, match=r"broken\.toml: is not TOML"):
+        read(broken)
+    broken.write_bytes(b'a = "\xff"')
+    with pytest.raises(ConfigError, match=r"broken\.toml: is not TOML"):
+        read(broken)
+
+
+# The grid
+
+
+def test_a_grid_is_the_product_of_its_values_with_seeds_varying_fastest():
+    parsed = parse(
+        {**IRIS, "seeds": [3, 1], "grid": {"optim.lr": [0.1, 0.2], "train.epochs": [5, 6]}}
+    )
+    told = [(run.optim.lr, run.train.epochs, seed) for run, _, seed in parsed.runs()]
+    assert told == [(lr, e, s) for lr in (0.1, 0.2) for e in (5, 6) for s in (3, 1)]
+    assert parsed.runs()[0][1] == {"optim.lr": 0.1, "train.epochs": 5}
+
+
+def test_without_a_grid_there_is_one_setting_per_seed():
+    runs = parse({**IRIS, "seeds": 4}).runs()
+    assert [seed for _, _, seed in runs] == [0, 1, 2, 3]
+    assert len({run.hash for run, _, _ in runs}) == 1
+    assert all(varied == {} for _, varied, _ in runs)
+
+
+def test_a_grid_over_optimisers_gives_each_its_own_defaults():
+    runs = parse({**IRIS, "seeds": 1, "grid": {"optim.name": ["sgd", "adam", "adamw"]}}).runs()
+    assert [run.optim for run, _, _ in runs] == [config.SGD(), config.Adam(), config.AdamW()]
+
+
+def test_a_grid_over_models_drops_the_options_of_the_other_model():
+    parsed = parse(
+        {
+            **IRIS,
+            "model": {"name": "mlp", "hidden": [8]},
+            "seeds": 1,
+            "grid": {"model.name": ["cnn", "mlp"]},
+        }
+    )
+    options = {run.model.name: run.model.options for run, _, _ in parsed.runs()}
+    assert options["cnn"] == {}
+    # What was asked for the mlp is kept where the grid comes to the mlp.
+    assert options["mlp"] == {"hidden": [8]}
+
+
+def test_a_learning_rate_is_kept_where_the_grid_repeats_the_default_optimiser():
+    parsed = parse(
+        {**IRIS, "optim": {"lr": 0.5}, "seeds": 1, "grid": {"optim.name": ["adam", "sgd"]}}
+    )
+    rates = {run.optim.name: run.optim.lr for run, _, _ in parsed.runs()}
+    assert rates["adam"] == 0.5
+
+
+def test_settings_of_an_optimiser_are_kept_where_the_grid_comes_to_it():
+    parsed = parse(
+        {
+            **IRIS,
+            "optim": {"name": "sgd", "momentum": 0.5},
+            "seeds": 1,
+            "grid": {"optim.name": ["adam", "sgd"]},
+        }
+    )
+    [momentum] = [run.optim.momentum for run, _, _ in parsed.runs() if run.optim.name == "sgd"]
+    assert momentum == 0.5
+
+
+@pytest.mark.parametrize("keys", [["optim.name", "optim.lr"], ["optim.lr", "optim.name"]])
+def test_the_order_of_the_grids_keys_does_not_change_its_cells(keys):
+    values = {"optim.name": ["sgd", "adam"], "optim.lr": [0.5, 0.25]}
+    parsed = parse({**IRIS, "seeds": 1, "grid": {key: values[key] for key in keys}})
+    told = {(run.optim.name, run.optim.lr) for run, _, _ in parsed.runs()}
+    assert told == {("sgd", 0.5), ("sgd", 0.25), ("adam", 0.5), ("adam", 0.25)}
+
+
+def test_two_equal_cells_are_refused():
+    assert "every value must differ" in refused(grid={"optim.lr": [1, 1.0]})
+
+
+def test_two_equal_cells_of_a_model_option_are_refused():
+    assert "every value must differ" in refused(grid={"model.dropout": [0, 0.0]})
+
+
+def test_a_nested_grid_is_the_dotted_grid():
+    nested = parse({**IRIS, "grid": {"optim": {"lr": [0.1, 0.2]}}})
+    assert nested == parse({**IRIS, "grid": {"optim.lr": [0.1, 0.2]}})
+
+
+# Hashes
+
+
+def test_the_hash_of_the_default_settings_is_pinned():
+    assert only().hash == "2a71568a0d452bb1"
+
+
+def test_the_hash_ignores_name_seeds_and_the_way_a_value_was_reached():
+    plain = only(optim={"name": "sgd", "lr": 0.25})
+    gridded = parse(
+        {**IRIS, "name": "x", "seeds": "5-6", "grid": {"optim.name": "sgd", "optim.lr": 0.25}}
+    )
+    assert {run.hash for run, _, _ in gridded.runs()} == {plain.hash}
+
+
+SAME = [
+    ({"optim": {"lr": 1}}, {"optim": {"lr": 1.0}}),
+    ({"optim": {"lr": 0.001}}, {}),
+    ({"optim": {"name": "adam", "lr": 0.5}}, {"optim": {"lr": 0.5, "name": "adam"}}),
+    ({"optim": {"betas": [0.9, 0.99]}}, {"optim": {"betas": (0.9, 0.99)}}),
+    ({"optim": {"weight_decay": 0}}, {}),
+    ({"model": {"hidden": [8, 8]}}, {"model": {"hidden": (8, 8)}}),
+    ({"model": {"norm": "batch", "hidden": [8]}}, {"model": {"hidden": [8], "norm": "batch"}}),
+    ({"train": {"epochs": 7.0}}, {"train": {"epochs": 7}}),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_the_same_settings_have_the_same_hash_however_written(one, other):
+    assert only(**one).hash == only(**other).hash
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"model": {"dropout": 0}}, {"model": {"dropout": 0.0}}),
+        ({"model": {"hidden": [64, 64]}}, {}),
+    ],
+)
+def test_the_same_options_of_a_model_have_the_same_hash_however_written(one, other):
+    assert only(**one).hash == only(**other).hash
+
+
+DIFFERENT = [
+    {},
+    {"data": {"ref": "wine"}},
+    {"data": {"ref": "iris", "split_seed": 1}},
+    {"data": {"ref": "iris", "val": 0.1}},
+    {"model": {"hidden": [8]}},
+    {"model": {"name": "cnn"}},
+    {"optim": {"lr": 0.5}},
+    {"optim": {"name": "adamw"}},
+    {"train": {"epochs": 3}},
+    {"train": {"batch_size": 3}},
+    {"stop": {"patience": 3}},
+    {"stop": {"min_delta": 3}},
+    {"stop": {"metric": "accuracy"}},
+]
+
+
+def test_different_settings_have_different_hashes():
+    assert len({only(**change).hash for change in DIFFERENT}) == len(DIFFERENT)
+
+
+def test_a_hash_survives_json():
+    run = only(model={"hidden": [8]}, optim={"name": "sgd", "lr": 1e-7})
+    again = RunConfig.model_validate(json.loads(run.model_dump_json()))
+    assert again.hash == run.hash
+    assert len(run.hash) == 16
+
+
+# Mistakes
+
+MISTAKES = [
+    ({"data": {}}, "data.ref: is required"),
+    ({"trian": {}}, "trian: no such key; did you mean 'train'?"),
+    ({"train": {"epoch": 1}}, "train.epoch: no such key; did you mean 'epochs'?"),
+    ({"optim": {"lrr": 1}}, "optim.lrr: no such key; did you mean 'lr'?"),
+    ({"optim": {"name": "sgd", "betas": [0, 0]}}, "optim.betas: no such key"),
+    ({"optim": {"name": "adm"}}, "optim.name: no such optimiser; did you mean 'adam'?"),
+    ({"optim": {"name": 5}}, "optim.name: no such optimiser"),
+    ({"optim": "sgd"}, "optim: "),
+    ({"model": "mlp"}, "model: "),
+    ({"model": {"name": 5}}, "model.name: "),
+    ({"optim": {"lr": "fast"}}, "optim.lr: should be a valid number"),
+    ({"grid": {"optim.lr": ["fast"]}}, "optim.lr: should be a valid number"),
+    ({"optim": {"lr": 0}}, "optim.lr: should be greater than 0, however it is 0"),
+    ({"optim": {"lr": -1}}, "optim.lr: should be greater than 0, however it is -1"),
+    ({"optim": {"lr": math.nan}}, "optim.lr: should be a finite number, however it is nan"),
+    ({"optim": {"lr": math.inf}}, "optim.lr: should be a finite number, however it is inf"),
+    ({"optim": {"weight_decay": -0.1}}, "optim.weight_decay: should be greater"),
+    ({"optim": {"name": "sgd", "momentum": 1}}, "optim.momentum: should be less than 1"),
+    ({"optim": {"betas": [0.9, 1.0]}}, "optim.betas.1: should be less than 1"),
+    ({"optim": {"betas": [0.9]}}, "optim.betas"),
+    ({"train": {"epochs": 0}}, "train.epochs: should be greater"),
+    ({"train": {"epochs": 1.5}}, "train.epochs: should be a valid integer"),
+    ({"train": {"batch_size": 0}}, "train.batch_size: should be greater"),
+    ({"stop": {"patience": 0}}, "stop.patience: should be greater"),
+    ({"stop": {"min_delta": -1}}, "stop.min_delta: should be greater"),
+    ({"stop": {"min_delta": math.nan}}, "stop.min_delta: should be"),
+    ({"stop": {"metric": "acc"}}, "stop.metric: should be 'loss', 'accuracy' or 'rmse'"),
+    ({"data": {"ref": "iris", "val": 0}}, "data.val: should be greater than 0"),
+    ({"data": {"ref": "iris", "test": 1}}, "data.test: should be less than 1"),
+    ({"data": {"ref": "iris", "split_seed": -1}}, "data.split_seed: should be greater"),
+    ({"seeds": [1, 2, 1]}, "seeds: a seed may be given once, however 1 came twice"),
+    ({"seeds": "1,1-2"}, "seeds: a seed may be given once, however 1 came twice"),
+    ({"seeds": 0}, "seeds: at least one seed is needed"),
+    ({"seeds": []}, "seeds: at least one seed is needed"),
+    ({"seeds": -1}, "seeds: takes a count"),
+    ({"seeds": "some"}, "seeds: takes a count"),
+    ({"seeds": "5-3"}, "seeds: a range goes upwards"),
+    ({"seeds": 100_001}, "seeds: at most 100000 seeds"),
+    ({"seeds": [2**31]}, "seeds.0: should be less than"),
+    ({"seeds": True}, "seeds: takes a count"),
+    ({"name": ""}, "name: "),
+    ({"name": "-x"}, "name: a name holds letters"),
+    ({"name": "a/b"}, "name: a name holds letters"),
+    ({"grid": 5}, "grid: should be a valid dictionary"),
+    ({"grid": {"optim.lrr": [1]}}, "optim.lrr: no such key; did you mean 'lr'?"),
+    ({"grid": {"seeds": [1, 2]}}, "seeds: no such key"),
+    ({"grid": {"optim.lr": [0.1, None]}}, "optim.lr: should be a valid number"),
+    ({"grid": {"optim.lr.x": [1]}, "optim": {"lr": 1}}, "optim.lr.x: lr is a value, not a table"),
+    ({"grid": {"train.epochs": [1, 0]}}, "train.epochs: should be greater"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), MISTAKES)
+def test_a_mistake_is_one_sentence_that_begins_with_its_key(changes, message):
+    told = refused(**changes)
+    assert told.startswith(message)
+    assert "\n" not in told
+    assert "pydantic" not in told
+
+
+def test_a_grid_key_without_values_is_refused():
+    assert refused(grid={"optim.lr": []}).startswith(("optim.lr", "grid"))
+
+
+def test_a_grid_over_the_zoos_name_is_refused_by_that_key():
+    assert refused(grid={"name": ["a", "b"]}).startswith("name: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"optim": {"name": "sgd", "nesterov": 1}}, "optim.nesterov"),
+        ({"optim": {"name": "sgd", "nesterov": "yes"}}, "optim.nesterov"),
+        ({"optim": {"lr": True}}, "optim.lr"),
+        ({"train": {"epochs": True}}, "train.epochs"),
+    ],
+)
+def test_nothing_is_silently_converted_to_or_from_true(change, key):
+    assert refused(**change).startswith(key)
+
+
+def test_every_mistake_is_named_at_once():
+    told = refused(optim={"lr": -1}, train={"epochs": 0})
+    assert "optim.lr: " in told
+    assert "train.epochs: " in told
+
+
+VALUES = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-3, 3),
+        st.floats(),
+        st.sampled_from(["", "iris", "sgd", "mlp", "loss", "1", "0-3"]),
+    ),
+    lambda inner: st.lists(inner, max_size=2),
+    max_leaves=3,
+)
+KEYS = sorted(
+    {
+        "name",
+        "seeds",
+        "data",
+        "model",
+        "optim",
+        "data.ref",
+        "model.name",
+        "model.hidden",
+        "optim.name",
+        "optim.lr",
+        "optim.betas",
+        "train.epochs",
+        "stop.metric",
+        "stop.patience.x",
+        "",
+        ".",
+        "unknown.key",
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sections=st.dictionaries(
+        st.sampled_from(["data", "model", "optim", "train", "stop", "seeds", "name", "other"]),
+        st.one_of(
+            VALUES, st.dictionaries(st.sampled_from(["ref", "name", "lr", "x"]), VALUES, max_size=2)
+        ),
+        max_size=3,
+    ),
+    grid=st.one_of(VALUES, st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=3)),
+)
+def test_any_settings_are_understood_or_refused_as_a_config_error(sections, grid):
+    try:
+        parsed = parse({**IRIS, **sections, "grid": grid})
+    except ConfigError as error:
+        assert str(error)
+    else:
+        assert isinstance(parsed, Config)
+        assert parsed.runs()
+
+
+# Seeds
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ranges=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 20)), min_size=1, max_size=5),
+    space=st.sampled_from(["", " "]),
+)
+def test_seeds_are_the_numbers_of_the_ranges_in_the_order_written(ranges, space):
+    parts = [
+        f"{first}{space}-{space}{first + more}" if more else f"{first}" for first, more in ranges
+    ]
+    expected = [first + i for first, more in ranges for i in range(more + 1)]
+    if len(ranges) == 1 and not ranges[0][1]:
+        parts.append(parts[0])  # a single number would be a count
+        expected *= 2
+    assert parse_seeds(f"{space},{space}".join(parts)) == expected
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_a_single_number_is_a_count(count):
+    assert parse_seeds(count) == parse_seeds(str(count)) == list(range(count))
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "1-", "-1", "1.5", "1-2-3", "1;2", "3-2"])
+def test_other_texts_are_not_seeds(text):
+    with pytest.raises(ValueError, match=r"takes a count|goes upwards"):
+        parse_seeds(text)
+
+
+@pytest.mark.parametrize("text", ["100001", "0-100000", "0-99999,200000-299999", "0-999999999999"])
+def test_more_than_a_hundred_thousand_seeds_are_refused(text):
+    with pytest.raises(ValueError, match="at most 100000 seeds"):
+        parse_seeds(text)
+
+
+def test_ten_thousand_seeds_are_checked_in_a_moment():
+    class Counted(tuple):
+        compared = 0
+
+        def count(self, value):
+            Counted.compared += len(self)
+            return super().count(value)
+
+    Config._distinct(Counted(range(3_000)))
+    assert Counted.compared <= 100 * 3_000
+
+
+# Derived values
+
+
+def test_the_title_is_the_name_or_the_data_and_the_model():
+    assert parse(IRIS).title == "iris-mlp"
+    assert parse({**IRIS, "name": "best"}).title == "best"
+    assert parse({"data": {"ref": "some/where.csv", "target": "y"}}).title == "where-mlp"
+
+
+@pytest.mark.parametrize(
+    ("stop", "direction"),
+    [({}, "min"), ({"metric": "rmse"}, "min"), ({"metric": "accuracy"}, "max")],
+)
+def test_the_direction_of_stopping_suits_the_metric_unless_it_is_given(stop, direction):
+    assert only(stop=stop).stop.direction == direction
+    assert only(stop={**stop, "mode": "max"}).stop.direction == "max"
+
+
+def test_settings_cannot_be_changed_once_read():
+    with pytest.raises(ValueError, match="frozen"):
+        only().optim.lr = 3.0
+    assert only().optim == Adam()

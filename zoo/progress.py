@@ -1,0 +1,123 @@
+"""What a person sees while many models train: a live panel on a terminal, lines elsewhere.
+
+Everything goes to standard error; results alone go to standard output.
+"""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from zoo.fit import Epoch, Finished, Pass
+from zoo.training import Begun, Chosen, Event
+
+LINE_S = 5.0  # seconds between two plain lines while nobody ends
+
+
+class Progress:
+    """Follows the events of :func:`zoo.training.train_many`; use it in a ``with`` statement."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+        self.live = Live(console=self.console, refresh_per_second=4, transient=True)
+        self.labels: dict[str, str] = {}
+        self.limits: dict[str, int] = {}
+        self.latest: dict[str, Epoch] = {}
+        self.ended: dict[str, int] = {}
+        self.best: tuple[float, str] | None = None
+        self.metric, self.sign = "accuracy", -1
+        self.started = self.printed = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.live.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        match event:
+            case Begun():
+                self._begin(event)
+            case Chosen(reason):
+                self.console.print(reason, soft_wrap=True)
+            case Pass():
+                self._advance(event)
+
+    def _begin(self, event: Begun) -> None:
+        data = event.plan.data
+        if data.task == "regression":
+            self.metric, self.sign = "rmse", 1
+        self.labels = {run.id: run.label for run in event.pending}
+        self.limits = {run.id: run.config["train"]["epochs"] for run in event.pending}
+        there = len(event.runs) - len(event.pending)
+        self.console.print(
+            f"{event.plan.title}: {len(event.pending)} models to train"
+            + (f", {there} are there already" if there else ""),
+            soft_wrap=True,
+        )
+        rows = f"{len(data.train)} train, {len(data.val)} validation, {len(data.test)} test rows"
+        classes = f", {len(data.classes)} classes" if data.classes else ""
+        self.console.print(f"{data.ref}: {data.task}{classes}; {rows}", soft_wrap=True)
+        for note in data.notes:
+            self.console.print(f"  {note}", soft_wrap=True)
+        self.started = self.printed = time.monotonic()
+
+    def _advance(self, event: Pass) -> None:
+        for epoch in event.epochs:
+            self.latest[epoch.key] = epoch
+            score = (self.sign * epoch.val_metric, self.labels[epoch.key])
+            if epoch.val_metric == epoch.val_metric and (self.best is None or score < self.best):
+                self.best = score
+        for end in event.finished:
+            self.ended[end.key] = end.epochs
+            if not self.console.is_terminal or end.status == "diverged":
+                self.console.print(f"{self.labels[end.key]} {_outcome(end, self.metric)}")
+        if self.console.is_terminal:
+            self.live.update(Text(self._line(), no_wrap=True, overflow="ellipsis"))
+        elif time.monotonic() - self.printed > LINE_S:
+            self.printed = time.monotonic()
+            self.console.print(self._line(), soft_wrap=True)
+
+    def _line(self) -> str:
+        running = len(self.latest) - len(self.ended)
+        waiting = len(self.labels) - len(self.latest)
+        epochs = sum(epoch.epoch for epoch in self.latest.values())
+        parts = [f"{len(self.ended)} done, {running} training"]
+        parts += [f"{waiting} waiting"] if waiting else []
+        parts += [f"{epochs} epochs"]
+        if self.best is not None:
+            parts.append(f"best {self.metric} {abs(self.best[0]):.4g}")
+        parts.append(f"at most {self._left(epochs)} left")
+        return " | ".join(parts)
+
+    def _left(self, epochs: int) -> str:
+        """Estimate the time until all are done if nobody stopped early from here on."""
+        limit = sum(self.limits.values())
+        for key, trained in self.ended.items():
+            limit -= self.limits[key] - trained
+        elapsed = time.monotonic() - self.started
+        seconds = round(elapsed * (limit - epochs) / max(epochs, 1))
+        return f"{seconds // 60}:{seconds % 60:02d}"
+
+
+def _outcome(end: Finished, metric: str) -> str:
+    """Say in a few words how a member ended.
+
+    >>> _outcome(Finished("a", "diverged", None, None, epochs=1, seconds=0.1), "accuracy")
+    'diverged in epoch 1: no epoch was finite'
+    """
+    if end.best is None:
+        return f"diverged in epoch {end.epochs}: no epoch was finite"
+    best = f"best epoch {end.best.epoch}: val {metric} {end.best.val_metric:.4g}"
+    return f"{end.status} after {end.epochs} epochs; {best}, loss {end.best.val_loss:.4g}"

@@ -1,0 +1,149 @@
+"""Rows as text: a table for people, json, csv or markdown for programs."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from tabulate import tabulate
+
+from zoo.registry import Checkpoint, Run
+
+Format = Literal["table", "json", "csv", "markdown"]
+LISTED = ("name", "run", "id", "status", "epoch", "metric", "val")
+
+
+def render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: Format) -> str:
+    """Write rows in a format.
+
+    Args:
+        rows: one mapping per line.
+        columns: which keys to show, in this order; JSON always holds every key.
+        form: ``json`` is an object with ``"schema": 1`` and ``"rows"``.
+
+    >>> print(render([{"name": "a", "seed": 1}], ["name", "seed"], "table"))
+    name      seed
+    ------  ------
+    a            1
+    """
+    if form == "json":
+        return to_json({"rows": list(rows)})
+    cells = [[_cell(row.get(column), form) for column in columns] for row in rows]
+    if form == "csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([list(columns), *cells])
+        return text.getvalue().rstrip("\n")
+    style = "github" if form == "markdown" else "simple"
+    return tabulate(cells, headers=list(columns), tablefmt=style, disable_numparse=_texts(cells))
+
+
+def to_json(answer: Mapping[str, Any]) -> str:
+    """Write an answer as JSON with its schema; NaN and infinity, which JSON lacks, become null."""
+    return json.dumps(_finite({"schema": 1, **answer}), indent=2, ensure_ascii=False)
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Return a run as one row of a list."""
+    metric = "rmse" if run.task == "regression" else "accuracy"
+    varied = run.label.partition("/")[2]
+    return {
+        "name": run.name,
+        "run": varied or run.kind,
+        "id": run.id,
+        "kind": run.kind,
+        "seed": run.seed,
+        "status": run.status,
+        "epoch": run.best_epoch,
+        "best_epoch": run.best_epoch,
+        "epochs": run.epochs,
+        "metric": metric,
+        "val": run.metrics.get(f"val_{metric}"),
+        "metrics": run.metrics,
+        "seconds": run.seconds,
+        "error": run.error,
+    }
+
+
+def card(
+    run: Run,
+    checkpoints: Sequence[Checkpoint],
+    history: Sequence[Mapping[str, Any]],
+    form: Format,
+) -> str:
+    """Write all that is known of one run; csv and markdown hold its epochs."""
+    columns = ("epoch", "train_loss", "train_metric", "val_loss", "val_metric", "seconds")
+    if form == "json":
+        about = asdict(run) | {"label": run.label}
+        return to_json(
+            {"run": about, "checkpoints": [asdict(c) for c in checkpoints], "history": history}
+        )
+    epochs = render(history, columns, form)
+    if form != "table":
+        return epochs
+    facts: dict[str, Any] = {
+        "run": run.label,
+        "id": run.id,
+        "kind": run.kind,
+        "status": run.status + (f": {run.error}" if run.error else ""),
+        "data": f"{run.data_ref} ({run.task}, content {run.data_fingerprint}, split {run.split_hash})",
+        "parents": ", ".join(run.parents),
+        "trained": f"{run.epochs} epochs in {run.seconds:.1f} s" if run.seconds else "",
+        "best epoch": run.best_epoch,
+        **run.metrics,
+    }
+    facts |= _flat(run.config)
+    for checkpoint in checkpoints:
+        facts[f"weights ({checkpoint.kind})"] = f"{checkpoint.sha256} ({checkpoint.size} bytes)"
+    lines = [(key, _cell(value, form)) for key, value in facts.items() if value not in (None, "")]
+    text = tabulate(lines, tablefmt="plain", disable_numparse=True)
+    return f"{text}\n\n{epochs}" if history else text
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested settings into dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else None
+        flat |= {f"{prefix}{key}": value} if inner is None else inner
+    return flat
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value
+
+
+def _cell(value: Any, form: Format) -> Any:
+    """Make a value fit for a cell: no control characters, no spreadsheet formulas, short floats."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return value if form == "csv" else f"{value:.4g}"
+    if not isinstance(value, str):
+        return value
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", value)
+    if form == "csv" and text[:1] in ("=", "+", "-", "@"):
+        return f"'{text}"
+    return text.replace("|", "\\|") if form == "markdown" else text
+
+
+def _texts(cells: Sequence[Sequence[Any]]) -> list[int]:
+    """List the columns that hold text, which tabulate must not take for numbers (``1e5``)."""
+    width = len(cells[0]) if cells else 0
+    return [
+        column
+        for column in range(width)
+        if any(isinstance(row[column], str) and not _number(row[column]) for row in cells)
+    ]
+
+
+def _number(text: str) -> bool:
+    return re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?|", text) is not None
