@@ -1,6 +1,7 @@
 """The command line: parse, one call, print.  What computes is imported when it is needed."""
 
-import sys
+import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,7 @@ def train_many(
     from zoo.errors import RunsFailedError
     from zoo.progress import Progress
     from zoo.registry import Registry
+    from zoo.registry.records import label
     from zoo.render import LISTED, describe, render
     from zoo.training import plan, train_many
 
@@ -141,8 +143,12 @@ def train_many(
     }
     asked = merge(read(config) if config else {}, flags, assignments(settings))
     planned = plan(parse(asked))
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     if dry_run:
-        rows = [{"run": run.label, "hash": run.config_hash} for run in planned.requests]
+        rows = [
+            {"run": label(run.name, run.varied, run.seed), "hash": run.config_hash}
+            for run in planned.requests
+        ]
         click.echo(render(rows, ["run", "hash"], form))
         return
     with Registry(registry, blobs) as opened, Progress() as progress:
@@ -247,7 +253,8 @@ def compare(refs: Sequence[str], metric: str | None, registry: str, blobs: str, 
 
     with Registry(registry, blobs, create=False) as opened:
         comparison = compare_runs(opened, candidates(opened, refs), metric=metric)
-    click.echo(comparison_text(comparison, form))
+    width = shutil.get_terminal_size().columns
+    click.echo(comparison_text(comparison, form, width))
 
 
 @main.command()

@@ -54,7 +54,7 @@ def tasks(pool: Callable[..., Tensor]) -> tuple[str, ...]:
 
 @method("mean", mode="predictions", paper="Lakshminarayanan et al. 2017, arXiv:1612.01474")
 def mean(outputs_K: Tensor) -> Tensor:
-    """Average the members' probabilities (K, N, C), or their values (K, N).
+    """Average the probabilities (K, N, C), or the values (K, N).
 
     B. Lakshminarayanan, A. Pritzel & C. Blundell, Simple and Scalable Predictive Uncertainty
     Estimation using Deep Ensembles, NeurIPS 2017.  Its NLL is at most the members' mean NLL.
@@ -72,7 +72,7 @@ def mean(outputs_K: Tensor) -> Tensor:
 
 @method("weighted", mode="predictions", paper="Stone 1961, Ann. Math. Statist. 32(4)")
 def weighted(outputs_K: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
-    """Average as :func:`mean` does, member k counting ``weights[k]`` times.
+    """Average probabilities or values, each member with a weight of its own.
 
     The K weights are finite, nonnegative and not all zero, or :class:`OptionError` is raised; they
     are divided by their sum.  M. Stone, The Opinion Pool, 1961 ("linear opinion pool").
@@ -90,7 +90,7 @@ def weighted(outputs_K: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
 
 @method("geometric", mode="predictions", paper="Genest & Zidek 1986, Statist. Sci. 1(1)")
 def geometric(logits_KNC: Tensor) -> Tensor:
-    """Average the members' logits (K, N, C): the normalised geometric mean of probabilities.
+    """Average the logits (K, N, C): the geometric mean of probabilities.
 
     C. Genest & J. V. Zidek, Combining Probability Distributions: A Critique and an Annotated
     Bibliography, 1986 ("logarithmic opinion pool").
@@ -103,7 +103,7 @@ def geometric(logits_KNC: Tensor) -> Tensor:
 
 @method("vote", mode="predictions", paper="Hansen & Salamon 1990, IEEE TPAMI 12(10)")
 def vote(logits_KNC: Tensor) -> Tensor:
-    """Count which share of the members decides for each class (K, N, C); float64.
+    """Count the share of members that decide for each class (K, N, C); float64.
 
     A member decides for its most probable class, the first of several.  A millionth of the mean
     probability is added to the shares.  It breaks ties, and leaves the NLL of a class without
@@ -128,7 +128,9 @@ def vote(logits_KNC: Tensor) -> Tensor:
 
 @method("median", mode="predictions", paper="Tukey 1977, Exploratory Data Analysis")
 def median(values_KN: Tensor) -> Tensor:
-    """Take the median member (K, N) row by row; of an even number, the mean of the middle two.
+    """Take the median of the members' values (K, N), row by row.
+
+    Of an even number of members it is the mean of the middle two.
 
     It ignores how far off up to half of the members are.
 

@@ -1,5 +1,6 @@
 """Make one predictor of several members, and save it into the registry with its parents."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,8 @@ def combine(
     """
     table = bench(registry, runs)
     chosen = find(mode, method or DEFAULTS[mode])
+    if mode == "weights":
+        same_model(runs)
     figures = [table.figures(mean(outputs[None]), "val") for outputs in table.outputs(runs, "val")]
     # From the lowest validation loss up: the first of members that score alike is the better one.
     order = sorted(range(len(runs)), key=lambda k: figures[k]["val_loss"])
@@ -111,7 +114,6 @@ def _pool(table: Bench, members: list[Run], method: Method, arguments: dict[str,
 
 def _average(table: Bench, members: list[Run], method: Method, arguments: dict[str, Any]) -> Made:
     """Average the members' weights, with BatchNorm statistics re-estimated before any scoring."""
-    same_model(members)
     module = table.module(members[0])
     states = check([table.state(run) for run in members], [run.label for run in members])
     x_N = table.part("train").x
@@ -127,9 +129,18 @@ def _average(table: Bench, members: list[Run], method: Method, arguments: dict[s
         outputs_K = table.forward(module, [state])(table.part("val").x)
         return table.figures(mean(outputs_K), "val")
 
+    sign = 1 if table.metric.direction == "max" else -1
+    key = f"val_{table.metric.name}"
+    best = max(sign * figures(state)[key] for state in states)
+
     def score(state: State) -> float:
-        value = figures(ready(state))[f"val_{table.metric.name}"]
-        return value if table.metric.direction == "max" else -value
+        """Score by the loss, among those whose metric is no worse than the best member's.
+
+        The metric alone is coarse on few rows: averages that get one row more right by luck, at a
+        much higher loss, would win.
+        """
+        figure = figures(ready(state))
+        return -figure["val_loss"] if sign * figure[key] >= best else -math.inf
 
     flight = preflight(states, lambda state: figures(ready(state))["val_loss"])
     supply = {"score": score} if "score" in method.needs else {}

@@ -1,5 +1,6 @@
 """What the combining commands print."""
 
+import textwrap
 from dataclasses import asdict
 from typing import Any
 
@@ -8,7 +9,11 @@ from ensemble.comparison import Comparison, Row
 from ensemble.products import Product
 from zoo.render import Format, describe, render, to_json
 
-METHOD_COLUMNS = ("mode", "method", "options", "needs", "summary")
+LEGEND = """\
+k: models that run for each prediction; ms: time for 64 rows; epochs: of training
+delta: test minus the best single's, with a paired bootstrap interval; one that
+holds 0 shows no difference"""
+METHOD_COLUMNS = ("mode", "method", "summary")
 
 
 def methods_text(form: Format) -> str:
@@ -46,21 +51,22 @@ def product_text(product: Product, form: Format) -> str:
     shown = {
         "product": product.run.name,
         "used": f"{len(product.used)} of {len(product.members)}",
-        f"val {product.metric}": product.val,
-        "best single": product.best,
-        "mean single": product.mean,
+        f"val {product.metric}": _figure(product.val),
+        "best": _figure(product.best),
+        "mean": _figure(product.mean),
     }
     table = render([shown], list(shown), form)
     if form != "table":
         return table
-    return "\n".join([table, *_advice(product)])
+    legend = "best, mean: of the single models, on the validation rows"
+    return "\n\n".join([table, legend, *_advice(product)])
 
 
 def _advice(product: Product) -> list[str]:
     """Tell in sentences what the preflight found and what the method made of it."""
     if product.flight is None:
         return []
-    lines = ["", product.flight.sentence]
+    lines = [textwrap.fill(product.flight.sentence, 80)]
     if len(product.used) == 1 and len(product.members) > 1:
         lines.append(
             f"No average improved on {product.used[0].label}, so the product is that model."
@@ -70,45 +76,58 @@ def _advice(product: Product) -> list[str]:
     return lines
 
 
-def comparison_text(comparison: Comparison, form: Format) -> str:
-    """Write a comparison; the table fits 80 columns and explains its own."""
+def comparison_text(comparison: Comparison, form: Format, width: int = 80) -> str:
+    """Write a comparison; as a table it is split in two where it would be wider than ``width``."""
     if form == "json":
         return to_json(comparison.to_json())
     if form != "table":
-        answer = comparison.to_json()
-        return render(answer["rows"], list(answer["rows"][0]), form)
-    rows = [_line(row, comparison) for row in comparison.rows]
+        rows = comparison.to_json()["rows"]
+        return render(rows, list(rows[0]), form)
+    lines = [_line(row, comparison) for row in comparison.rows]
+    columns = list(lines[0])
+    whole = render(lines, columns, form)
+    tables = [whole]
+    if max(map(len, whole.splitlines())) > width:
+        split = columns.index("delta [95% interval]") + 1
+        tables = [
+            render(lines, columns[:split], form),
+            render(lines, ["candidate", *columns[split:]], form),
+        ]
     better = "higher" if comparison.direction == "max" else "lower"
-    note = (
-        f"{comparison.data}: {comparison.metric} ({better} is better) on {comparison.n_test} test "
-        f"rows\nbest single by validation: {comparison.baseline}\n"
+    head = (
+        f"{comparison.data}: {comparison.metric}, {better} is better; {comparison.n_test} test "
+        f"rows\nbest single by validation: {comparison.baseline}"
     )
-    return note + "\n" + render(rows, list(rows[0]), form) + "\n\n" + _legend(comparison)
+    return "\n\n".join([head, *tables, LEGEND])
 
 
 def _line(row: Row, comparison: Comparison) -> dict[str, Any]:
+    """Write one candidate's cells; names are shortened by the zoo that all have in common."""
     zoo = comparison.baseline.partition("/")[0]
-    name = "best single" if row.name == comparison.baseline else row.name.removeprefix(f"{zoo}.")
+    best = row.name == comparison.baseline
     scores = ("nll", "brier", "ece") if comparison.task == "classification" else ("mae", "r2")
     return {
-        "candidate": name,
+        "candidate": "best single" if best else row.name.removeprefix(f"{zoo}."),
         "k": row.members,
-        "val": f"{row.val:.4f}",
-        "test": f"{row.test:.4f}",
-        "delta [95% interval]": _interval(row),
-        **{score: f"{getattr(row, score):.3f}" for score in scores},
-        "ms": "" if row.inference_ms is None else f"{row.inference_ms:.2f}",
+        "val": _figure(row.val),
+        "test": _figure(row.test),
+        "delta [95% interval]": "" if best else _interval(row),
+        **{score: _figure(getattr(row, score)) for score in scores},
+        "params": row.params,
+        "ms": None if row.inference_ms is None else f"{row.inference_ms:.2f}",
+        "epochs": row.trained_epochs,
     }
+
+
+def _figure(value: float | None, sign: str = "") -> str:
+    """Write a figure with four digits after the point, or four in all where it is large."""
+    if value is None:
+        return ""
+    return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.4g}"
 
 
 def _interval(row: Row) -> str:
     if row.ci_low is None or row.ci_high is None:
-        return f"{row.delta:+.3f}"
-    return f"{row.delta:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
-
-
-def _legend(comparison: Comparison) -> str:
-    return (
-        "k: models that run at each prediction; ms: time for 64 rows.  delta: test minus best "
-        "single,\nwith a paired bootstrap interval; one that holds 0 shows no difference."
-    )
+        return _figure(row.delta, "+")
+    low, high = _figure(row.ci_low, "+"), _figure(row.ci_high, "+")
+    return f"{_figure(row.delta, '+')} [{low}, {high}]"

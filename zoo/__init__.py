@@ -1,1 +1,57 @@
-"""Train many models at once and keep them all."""
+"""Train many models at once and keep them all.
+
+Names are imported when they are first used, so that ``import zoo`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.config import Config, parse, read
+    from zoo.data import Data, load
+    from zoo.errors import ZooError
+    from zoo.fit import Fit, Member
+    from zoo.models import build
+    from zoo.registry import Registry, Run
+    from zoo.stopping import EarlyStopping
+    from zoo.training import plan, train_many
+
+__all__ = [
+    "Config",
+    "Data",
+    "EarlyStopping",
+    "Fit",
+    "Member",
+    "Registry",
+    "Run",
+    "ZooError",
+    "build",
+    "load",
+    "parse",
+    "plan",
+    "read",
+    "train_many",
+]
+
+_HOMES = {
+    "Config": "config",
+    "Data": "data",
+    "EarlyStopping": "stopping",
+    "Fit": "fit",
+    "Member": "fit",
+    "Registry": "registry",
+    "Run": "registry",
+    "ZooError": "errors",
+    "build": "models",
+    "load": "data",
+    "parse": "config",
+    "plan": "training",
+    "read": "config",
+    "train_many": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    return getattr(import_module(f"zoo.{_HOMES[name]}"), name)

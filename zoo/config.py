@@ -101,7 +101,9 @@ class TrainConfig(Section):
     """How long and in what portions to train."""
 
     epochs: int = Field(default=100, ge=1)
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="rows per step; by default 128, or all where there are fewer"
+    )
 
 
 class StopConfig(Section):

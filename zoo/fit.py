@@ -102,6 +102,11 @@ def build(model: ModelConfig, data: Data, seed: int) -> nn.Module:
     return models.build(model.name, model.options, data.shape, data.outputs, seed)
 
 
+def batch_size(config: RunConfig, data: Data) -> int:
+    """Return how many rows a step takes: as set, or 128, or all rows where there are fewer."""
+    return config.train.batch_size or min(128, len(data.train))
+
+
 def check(config: RunConfig, data: Data) -> None:
     """Check what only the data can tell of a run's settings.
 
@@ -110,7 +115,7 @@ def check(config: RunConfig, data: Data) -> None:
     """
     build(config.model, data, seed=0)
     rows = len(data.train)
-    if config.train.batch_size > rows:
+    if batch_size(config, data) > rows:
         raise ConfigError(
             f"train.batch_size: must be at most the {rows} training rows, however it is "
             f"{config.train.batch_size}"
@@ -150,7 +155,7 @@ class Fit:
         self.data = data
         self.x, self.y = data.train.x.to(self.device), data.train.y.to(self.device)
         self.val_x, self.val_y = data.val.x.to(self.device), data.val.y.to(self.device)
-        self.batch_size = first.train.batch_size
+        self.batch_size = batch_size(first, data)
         self.metric = first.stop.metric
         self.waiting = deque(members)
         count = min(width, len(members))

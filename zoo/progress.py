@@ -82,7 +82,8 @@ class Progress:
         for end in event.finished:
             self.ended[end.key] = end.epochs
             if not self.console.is_terminal or end.status == "diverged":
-                self.console.print(f"{self.labels[end.key]} {_outcome(end, self.metric)}")
+                line = f"{self.labels[end.key]} {_outcome(end, self.metric)}"
+                self.console.print(line, soft_wrap=True)
         if self.console.is_terminal:
             self.live.update(Text(self._line(), no_wrap=True, overflow="ellipsis"))
         elif time.monotonic() - self.printed > LINE_S:

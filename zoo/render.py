@@ -13,7 +13,7 @@ from tabulate import tabulate
 from zoo.registry import Checkpoint, Run
 
 Format = Literal["table", "json", "csv", "markdown"]
-LISTED = ("name", "run", "id", "status", "epoch", "metric", "val")
+LISTED = ("run", "id", "status", "best_epoch", "val")
 
 
 def render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: Format) -> str:
@@ -33,11 +33,14 @@ def render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: Form
         return to_json({"rows": list(rows)})
     cells = [[_cell(row.get(column), form) for column in columns] for row in rows]
     if form == "csv":
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([list(columns), *cells])
-        return text.getvalue().rstrip("\n")
+        lines = io.StringIO()
+        csv.writer(lines, lineterminator="\n").writerows([list(columns), *cells])
+        return lines.getvalue().rstrip("\n")
     style = "github" if form == "markdown" else "simple"
-    return tabulate(cells, headers=list(columns), tablefmt=style, disable_numparse=_texts(cells))
+    text: str = tabulate(
+        cells, headers=list(columns), tablefmt=style, disable_numparse=_texts(cells)
+    )
+    return text
 
 
 def to_json(answer: Mapping[str, Any]) -> str:
@@ -48,20 +51,19 @@ def to_json(answer: Mapping[str, Any]) -> str:
 def describe(run: Run) -> dict[str, Any]:
     """Return a run as one row of a list."""
     metric = "rmse" if run.task == "regression" else "accuracy"
-    varied = run.label.partition("/")[2]
+    value = run.metrics.get(f"val_{metric}")
     return {
+        "run": run.label,
         "name": run.name,
-        "run": varied or run.kind,
         "id": run.id,
         "kind": run.kind,
         "seed": run.seed,
         "status": run.status,
-        "epoch": run.best_epoch,
         "best_epoch": run.best_epoch,
         "epochs": run.epochs,
-        "metric": metric,
-        "val": run.metrics.get(f"val_{metric}"),
-        "metrics": run.metrics,
+        "val": None if value is None else f"{metric} {value:.4f}",
+        f"val_{metric}": value,
+        "val_loss": run.metrics.get("val_loss"),
         "seconds": run.seconds,
         "error": run.error,
     }
@@ -88,7 +90,9 @@ def card(
         "id": run.id,
         "kind": run.kind,
         "status": run.status + (f": {run.error}" if run.error else ""),
-        "data": f"{run.data_ref} ({run.task}, content {run.data_fingerprint}, split {run.split_hash})",
+        "task": run.task,
+        "data content": run.data_fingerprint,
+        "data split": run.split_hash,
         "parents": ", ".join(run.parents),
         "trained": f"{run.epochs} epochs in {run.seconds:.1f} s" if run.seconds else "",
         "best epoch": run.best_epoch,

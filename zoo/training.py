@@ -14,7 +14,7 @@ from zoo import models
 from zoo.config import Config, ModelConfig, RunConfig
 from zoo.data import Data, load
 from zoo.errors import InterruptedRunsError, MismatchError
-from zoo.fit import EngineName, Epoch, Finished, Fit, Member, Pass, check, shape_key
+from zoo.fit import EngineName, Epoch, Finished, Fit, Member, Pass, batch_size, check, shape_key
 from zoo.registry import NewRun, Registry, Run
 
 FLUSH_S = 1.0  # how long epochs may wait to be written together: one disk synchronisation for all
@@ -66,7 +66,13 @@ def plan(config: Config) -> Plan:
     requests = []
     for asked, varied, seed in config.runs():
         options = models.options(asked.model.name, asked.model.options)
-        run = asked.model_copy(update={"model": ModelConfig(name=asked.model.name, **options)})
+        size = batch_size(asked, data)
+        run = asked.model_copy(
+            update={
+                "model": ModelConfig(name=asked.model.name, **options),
+                "train": asked.train.model_copy(update={"batch_size": size}),
+            }
+        )
         requests.append(
             NewRun(
                 name=config.title,

@@ -189,8 +189,27 @@ def test_a_nested_grid_is_the_dotted_grid():
 # Hashes
 
 
-def test_the_hash_of_the_default_settings_is_pinned():
-    assert only().hash == "2a71568a0d452bb1"
+def test_the_hash_of_settings_written_in_full_is_pinned():
+    run = only(
+        data={"ref": "iris", "task": "classification", "split_seed": 1, "val": 0.25, "test": 0.2},
+        model={
+            "name": "mlp",
+            "hidden": [8, 4],
+            "activation": "gelu",
+            "norm": "batch",
+            "dropout": 0.5,
+        },
+        optim={
+            "name": "sgd",
+            "lr": 0.05,
+            "momentum": 0.5,
+            "nesterov": True,
+            "weight_decay": 1e-4,
+        },
+        train={"epochs": 7, "batch_size": 32},
+        stop={"metric": "accuracy", "mode": "max", "patience": 3, "min_delta": 0.125},
+    )
+    assert run.hash == "7825c3417b95e6bb"
 
 
 def test_the_hash_ignores_name_seeds_and_the_way_a_value_was_reached():
@@ -395,11 +414,10 @@ KEYS = sorted(
 def test_any_settings_are_understood_or_refused_as_a_config_error(sections, grid):
     try:
         parsed = parse({**IRIS, **sections, "grid": grid})
-    except ConfigError as error:
-        assert str(error)
-    else:
-        assert isinstance(parsed, Config)
-        assert parsed.runs()
+    except ConfigError:
+        return
+    assert isinstance(parsed, Config)
+    assert parsed.runs()
 
 
 # Seeds
@@ -439,7 +457,7 @@ def test_more_than_a_hundred_thousand_seeds_are_refused(text):
         parse_seeds(text)
 
 
-def test_ten_thousand_seeds_are_checked_in_a_moment():
+def test_looking_for_repeated_seeds_does_not_compare_each_with_each():
     class Counted(tuple):
         compared = 0
 

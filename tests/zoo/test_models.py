@@ -1,5 +1,7 @@
 """Builders: options are checked, and a model is a function of its options and its seed."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -119,7 +121,7 @@ def test_no_bias_is_added_where_batch_norm_would_subtract_it(name):
     options = {"hidden": [5, 6]} if name == "mlp" else {"channels": [5, 6]}
     layers = list(models.build(name, {**options, "norm": "batch"}, (1, 8, 8), 3, seed=0))
     followed = 0
-    for layer, after in zip(layers, layers[1:], strict=False):
+    for layer, after in pairwise(layers):
         if isinstance(after, nn.BatchNorm1d | nn.BatchNorm2d):
             followed += 1
             assert layer.bias is None

@@ -156,8 +156,8 @@ def _images(config: DataConfig) -> Data:
     parts, repeats = _split(config, flat.assign(label=labels), target)
     fitted = images.fit(pixels[parts[0]])
     x = tuple(images.apply(fitted, pixels[rows]) for rows in parts)
-    notes = [target.note, *repeats]
-    return _data(config, fitted, target, x, parts, fingerprint, np.arange(len(pixels)), notes)
+    places = np.arange(len(pixels))
+    return _data(config, fitted, target, x, parts, fingerprint, places, repeats)
 
 
 def _split(

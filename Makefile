@@ -1,0 +1,39 @@
+# Everything happens in .venv; nothing needs to be there before but Python (>= 3.11) and make.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check bench clean
+
+demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best single model
+	$(BIN)/zoo train-many --data mnist5k --model mlp --seeds 8
+	$(BIN)/zoo ensemble --mode predictions
+	$(BIN)/zoo ensemble --mode weights
+	$(BIN)/zoo ensemble --mode weights --method uniform
+	$(BIN)/zoo compare
+
+test: .venv/test ## all tests, doctests and the README's blocks
+	$(BIN)/python -m pytest
+
+check: .venv/test ## format, lint, types, then the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: .venv/test ## ratios against the plain PyTorch loop
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,rounds
+
+clean: ## remove the environment and the caches, not the registry
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[mnist]'
+	touch $@
+
+.venv/test: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[test]'
+	touch $@

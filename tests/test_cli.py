@@ -1,0 +1,443 @@
+"""The command line as a person uses it: results on stdout, one line and a code for errors."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cli import main
+from zoo.errors import NotFoundError
+from zoo.registry import Registry
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["--set", "train.epochs=3"]
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    """Run a command in an empty folder; give its outcome."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ZOO_REGISTRY", raising=False)
+    monkeypatch.delenv("ZOO_BLOBS", raising=False)
+
+    def run(*arguments: str, code: int = 0):
+        result = CliRunner().invoke(main, list(arguments))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def rows(result):
+    """The rows of a JSON answer."""
+    answer = json.loads(result.stdout)
+    assert answer["schema"] == 1
+    return answer["rows"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A registry with 8 members trained in full on digits, and both kinds of ensembles."""
+    folder = tmp_path_factory.mktemp("digits")
+    environment = {
+        "ZOO_REGISTRY": f"sqlite:///{folder}/registry.db",
+        "ZOO_BLOBS": str(folder / "blobs"),
+    }
+    runner = CliRunner(env=environment)
+
+    def run(*arguments: str):
+        result = runner.invoke(main, [*arguments, "--format", "json"], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    trained = run("train-many", "--data", "digits", "--model", "mlp", "--seeds", "8")
+    return {
+        "trained": trained["rows"],
+        "predictions": run("ensemble", "--mode", "predictions"),
+        "soup": run("ensemble", "--mode", "weights"),
+        "uniform": run("ensemble", "--mode", "weights", "--method", "uniform"),
+        "comparison": run("compare"),
+        "nll": run("compare", "--metric", "nll"),
+    }
+
+
+def test_every_seed_is_trained_and_stops_when_it_should(digits):
+    assert [row["seed"] for row in digits["trained"]] == list(range(8))
+    assert {row["status"] for row in digits["trained"]} == {"finished"}
+    assert len({row["epochs"] for row in digits["trained"]}) > 1
+    assert all(row["epochs"] in (row["best_epoch"] + 10, 100) for row in digits["trained"])
+    assert min(row["val_accuracy"] for row in digits["trained"]) > 0.94
+
+
+def test_pooled_predictions_beat_the_best_single_models_nll(digits):
+    by_kind = {row["kind"]: row for row in digits["comparison"]["rows"]}
+    assert by_kind["predictions"]["nll"] < by_kind["single"]["nll"]
+    assert by_kind["predictions"]["nll"] < by_kind["baseline"]["nll"]
+
+
+def test_another_metric_changes_the_baseline_and_the_columns_compared(digits):
+    losses = {row["run"]: row["val_loss"] for row in digits["trained"]}
+    answer = digits["nll"]
+    assert (answer["metric"], answer["direction"]) == ("nll", "min")
+    assert answer["baseline"] == min(losses, key=losses.get)
+    assert all(row["test"] == pytest.approx(row["nll"]) for row in answer["rows"])
+
+
+def test_the_naive_average_is_said_to_collapse(digits):
+    flight = digits["uniform"]["preflight"]
+    assert flight["collapses"]
+    assert "collapses" in flight["sentence"]
+    assert digits["uniform"]["val_accuracy"] < 0.5
+    assert flight["losses"][-1] > 10 * min(flight["member_losses"])
+
+
+def test_the_soup_is_not_worse_on_validation_than_the_best_single(digits):
+    best = max(row["val_accuracy"] for row in digits["trained"])
+    assert digits["soup"]["val_accuracy"] >= best
+    assert digits["soup"]["best_single"] == pytest.approx(best)
+
+
+def test_the_comparison_has_the_documented_schema(digits):
+    comparison = digits["comparison"]
+    assert {key: comparison[key] for key in ("schema", "task", "data", "metric", "direction")} == {
+        "schema": 1,
+        "task": "classification",
+        "data": "digits",
+        "metric": "accuracy",
+        "direction": "max",
+    }
+    assert comparison["n_test"] == 359
+    kinds = [row["kind"] for row in comparison["rows"]]
+    assert kinds == ["single", "baseline", "predictions", "weights", "weights"]
+    expected = (
+        "name kind method members val test delta ci_low ci_high p_value nll brier ece params "
+        "inference_ms trained_epochs"
+    )
+    assert all(list(row) == expected.split() for row in comparison["rows"])
+    baseline, mean, pooled, soup, naive = comparison["rows"]
+    assert baseline["name"] == comparison["baseline"]
+    assert (baseline["delta"], baseline["ci_low"], baseline["ci_high"]) == (0, 0, 0)
+    best = max(digits["trained"], key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    assert baseline["name"] == best["run"]
+    assert baseline["val"] == pytest.approx(best["val_accuracy"])
+    accuracies = [row["val_accuracy"] for row in digits["trained"]]
+    assert mean["val"] == pytest.approx(sum(accuracies) / 8)
+    assert pooled["members"] == 8
+    assert pooled["params"] == 8 * baseline["params"] == 8 * soup["params"]
+    assert pooled["trained_epochs"] == sum(row["epochs"] for row in digits["trained"])
+    assert naive["delta"] < -0.5
+    assert naive["ci_high"] < -0.5
+    assert naive["p_value"] < 0.001
+
+
+def test_the_same_command_again_trains_only_what_is_missing(zoo):
+    command = ["train-many", "--data", "iris", *QUICK, "--format", "json"]
+    first = rows(zoo(*command, "--seeds", "2"))
+    again = zoo(*command, "--seeds", "0-3")
+    assert "2 models to train, 2 are there already" in again.stderr
+    assert [row["id"] for row in rows(again)][:2] == [row["id"] for row in first]
+    assert "0 models to train, 4 are there already" in zoo(*command, "--seeds", "4").stderr
+
+
+def test_flags_and_a_config_file_ask_for_the_same_runs(zoo, tmp_path):
+    (tmp_path / "zoo.toml").write_text(
+        'seeds = "1,2"\nname = "both"\n[data]\nref = "wine"\n[model]\nname = "mlp"\nhidden = [8]\n'
+        '[optim]\nname = "sgd"\n[train]\nepochs = 2\n[grid]\n"optim.lr" = [0.1, 0.01]\n'
+    )
+    first = zoo("train-many", "zoo.toml", "--format", "json")
+    assert len(rows(first)) == 4
+    flags = "--data wine --model mlp --seeds 1,2 --name both --set model.hidden=[8]"
+    flags += " --set optim.lr=0.1,0.01 --set optim.name=sgd --set train.epochs=2"
+    again = zoo("train-many", *flags.split(), "--format", "json")
+    assert rows(again) == rows(first)
+    assert "0 models to train" in again.stderr
+
+
+def test_a_csv_file_goes_from_file_to_comparison(zoo, tmp_path):
+    lines = ["area,rooms,town,price"]
+    lines += [
+        f"{50 + i % 70}.5,{'' if i % 11 == 0 else i % 5},{'ABC'[i % 3]},{100 + 3.5 * (i % 70)}"
+        for i in range(300)
+    ]
+    (tmp_path / "houses.csv").write_text("\n".join(lines))
+    trained = zoo("train-many", "--data", "houses.csv", "--target", "price", "--seeds", "3", *QUICK)
+    assert "regression" in trained.stderr
+    zoo("ensemble", "--mode", "predictions", "--method", "median")
+    zoo("ensemble", "--mode", "weights", "--method", "weighted", "--set", "weights=[1,2,1]")
+    answer = json.loads(zoo("compare", "--format", "json").stdout)
+    assert (answer["task"], answer["metric"], answer["direction"]) == ("regression", "rmse", "min")
+    assert {"rmse", "mae", "r2"} <= set(answer["rows"][0])
+    assert "nll" not in answer["rows"][0]
+
+
+def test_a_product_remembers_its_parents_and_is_made_once(zoo):
+    trained = rows(zoo("train-many", "--data", "iris", "--seeds", "3", *QUICK, "--format", "json"))
+    product = json.loads(zoo("ensemble", "--mode", "predictions", "--format", "json").stdout)
+    again = json.loads(zoo("ensemble", "--mode", "predictions", "--format", "json").stdout)
+    assert again["id"] == product["id"]
+    shown = json.loads(zoo("show", product["id"], "--format", "json").stdout)
+    assert set(shown["run"]["parents"]) == {row["id"] for row in trained}
+    named = zoo(
+        "ensemble", "iris-mlp@top2", "--mode", "weights", "--save", "two", "--format", "json"
+    )
+    assert json.loads(named.stdout)["name"] == "two"
+
+
+def test_show_gives_settings_figures_history_and_weights(zoo):
+    zoo("train-many", "--data", "iris", "--seeds", "1", *QUICK)
+    shown = json.loads(zoo("show", "iris-mlp", "--format", "json").stdout)
+    assert [row["epoch"] for row in shown["history"]] == [1, 2, 3]
+    assert shown["run"]["preprocessing"]["kind"] == "table"
+    assert shown["checkpoints"][0]["kind"] == "best"
+    table = zoo("show", "iris-mlp/seed=0").stdout
+    assert "optim.lr" in table
+    assert "train_loss" in table
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "iris-mlp"], ["compare"], ["methods"]])
+def test_every_format_is_written(zoo, command):
+    zoo("train-many", "--data", "iris", "--seeds", "1", *QUICK)
+    assert json.loads(zoo(*command, "--format", "json").stdout)["schema"] == 1
+    table = list(csv.reader(io.StringIO(zoo(*command, "--format", "csv").stdout)))
+    assert len({len(line) for line in table}) == 1 < len(table)
+    assert zoo(*command, "--format", "markdown").stdout.startswith("|")
+    assert zoo(*command).stdout.strip()
+
+
+@pytest.mark.parametrize("command", [["list"], ["compare"], ["ensemble", "--mode", "weights"]])
+def test_tables_fit_a_terminal_of_80_columns(zoo, command):
+    zoo("train-many", "--data", "iris", "--seeds", "2", *QUICK)
+    zoo("ensemble", "--mode", "predictions")
+    output = zoo(*command).stdout
+    table = [line for line in output.splitlines() if not line.startswith("The average")]
+    assert max(map(len, table)) <= 80
+
+
+def test_a_dry_run_lists_the_runs_and_writes_nothing(zoo, tmp_path):
+    listed = rows(
+        zoo("train-many", "--data", "iris", "--seeds", "2", "--dry-run", "--format", "json")
+    )
+    assert [row["run"] for row in listed] == ["iris-mlp/seed=0", "iris-mlp/seed=1"]
+    assert not list(tmp_path.iterdir())
+
+
+def bad(*arguments: str, says: str, files: dict[str, str] | None = None, code: int = 2):
+    return pytest.param(arguments, files or {}, says, code, id=says)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files", "says", "code"),
+    [
+        bad("--data", "digts", says="did you mean 'digits'"),
+        bad("--data", "digits", "--model", "mpl", says="did you mean 'mlp'"),
+        bad("--data", "digits", "--set", "optim.lrr=1", says="did you mean 'lr'"),
+        bad(
+            "--data", "digits", "--set", "optim.lr=fast", says="optim.lr: should be a valid number"
+        ),
+        bad(
+            "--data", "digits", "--set", "optim.lr=nan", says="optim.lr: should be a finite number"
+        ),
+        bad("--data", "digits", "--set", "optim.lr", says="--set takes KEY=VALUE"),
+        bad("--data", "digits", "--seeds", "1,1", says="seeds: a seed may be given once"),
+        bad("--data", "digits", "--seeds", "-3", says="seeds: takes a count"),
+        bad("--data", "digits", "--set", "train.batch_size=5000", says="at most the 1079 training"),
+        bad("--data", "digits", "--set", "stop.metric=rmse", says="must be loss or accuracy"),
+        bad("--data", "iris", "--model", "cnn", says="cnn takes images"),
+        bad("--data", "digits", "--name", "../x", says="a name holds letters"),
+        bad("missing.toml", says="missing.toml"),
+        bad("a.toml", files={"a.toml": "[data\n"}, says="is not TOML"),
+        bad(says="data: is required"),
+        bad(
+            "--data",
+            "t.csv",
+            files={"t.csv": "a,b\n1,2\n"},
+            says="data.target must name the column",
+        ),
+        bad("--data", "t.csv", "--target", "c", files={"t.csv": "a,b\n1,2\n"}, says="has no 'c'"),
+        bad("--data", "t.csv", "--target", "b", files={"t.csv": ""}, says="no rows"),
+        bad(
+            "--data",
+            "t.csv",
+            "--target",
+            "b",
+            files={"t.csv": "a,b\n" + "".join(f"{i},x\n" for i in range(30))},
+            says="at least two classes",
+        ),
+        bad(
+            "--data",
+            "t.csv",
+            "--target",
+            "1",
+            files={"t.csv": "".join(f"{i}.5,{i % 2}\n" for i in range(30))},
+            says="header",
+        ),
+        bad("--data", "iris", "--registry", "sqlite:///file/r.db", files={"file": ""}, says="file"),
+        bad("--data", "iris", "--registry", "oracle://me:secret@host/db", says="sqlite"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(zoo, tmp_path, arguments, files, says, code):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    result = zoo("train-many", *arguments, code=code)
+    assert result.stdout == ""
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith("Error: ")
+    assert says in message
+    assert "secret" not in result.output
+    assert sum(line.startswith("Error") for line in result.stderr.splitlines()) == 1
+    left = {path.name for path in tmp_path.iterdir()} - set(files)
+    assert left <= {"checkpoints"}
+    assert not list(tmp_path.glob("checkpoints/*.db"))
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["list", "iris-mpl"], "did you mean 'iris-mlp'"),
+        (["show", "iris-mlp"], "must name one run, however it names 2"),
+        (["ensemble", "nobody", "--mode", "weights"], "no run matches 'nobody'"),
+        (["ensemble", "--mode", "weights", "--method", "unifrom"], "did you mean 'uniform'"),
+        (["ensemble", "--mode", "predictions", "--method", "median"], "of regression"),
+        (["ensemble", "--mode", "weights", "--set", "density=1"], "has no option 'density'"),
+        (
+            ["ensemble", "--mode", "weights", "--method", "weighted", "--set", "weights=[1]"],
+            "list of 2",
+        ),
+        (["compare", "--metric", "rmse"], "no metric of classification"),
+    ],
+)
+def test_unknown_references_and_methods_are_explained(zoo, command, says):
+    zoo("train-many", "--data", "iris", "--seeds", "2", *QUICK)
+    result = zoo(*command, code=2)
+    assert says in result.stderr
+    assert result.stdout == ""
+
+
+def test_members_of_other_data_or_shape_are_refused(zoo):
+    zoo("train-many", "--data", "iris", "--seeds", "1", *QUICK)
+    zoo("train-many", "--data", "wine", "--seeds", "1", *QUICK)
+    zoo("train-many", "--data", "iris", "--name", "wide", "--set", "model.hidden=[8]", *QUICK)
+    other = zoo("ensemble", "iris-mlp", "wine-mlp", "--mode", "predictions", code=2)
+    assert "members must share their data" in other.stderr
+    shapes = zoo("ensemble", "iris-mlp", "wide", "--mode", "weights", code=2)
+    assert "model.hidden is [8] in wide/seed=0 and [64, 64] in iris-mlp/seed=0" in shapes.stderr
+    zoo("ensemble", "iris-mlp", "wide", "--mode", "predictions", "--save", "mixed")
+    assert "mixed" in zoo("compare", "mixed").stdout
+
+
+def test_one_name_holds_one_data_set(zoo):
+    zoo("train-many", "--data", "iris", "--name", "mine", "--seeds", "1", *QUICK)
+    other = zoo("train-many", "--data", "wine", "--name", "mine", "--seeds", "1", *QUICK, code=2)
+    assert "'mine' was trained on other data: iris, now wine" in other.stderr
+    split = ["--set", "data.split_seed=1"]
+    again = zoo("train-many", "--data", "iris", "--name", "mine", *QUICK, *split, code=2)
+    assert "other split" in again.stderr
+
+
+def test_a_changed_csv_file_is_not_combined(zoo, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "".join(f"{i}.5,{i % 2}\n" for i in range(60)))
+    zoo("train-many", "--data", "t.csv", "--target", "b", "--seeds", "2", *QUICK)
+    path.write_text(path.read_text().replace("7.5", "7.25"))
+    refused = zoo("ensemble", "--mode", "predictions", code=2)
+    assert "the content of t.csv" in refused.stderr
+
+
+def test_a_diverged_member_is_reported_and_left_out(zoo):
+    lr = "optim.lr=0.1,1e30"
+    result = zoo(
+        "train-many",
+        "--data",
+        "iris",
+        "--seeds",
+        "2",
+        "--set",
+        "optim.name=sgd",
+        "--set",
+        lr,
+        *QUICK,
+        code=3,
+    )
+    assert result.stdout.count("diverged") == 2
+    assert result.stdout.count("finished") == 2
+    assert "2 of 4 runs did not finish" in result.stderr
+    product = json.loads(zoo("ensemble", "--mode", "predictions", "--format", "json").stdout)
+    assert product["members"] == 2
+
+
+def test_damaged_weights_are_refused_with_code_4(zoo, tmp_path):
+    zoo("train-many", "--data", "iris", "--seeds", "2", *QUICK)
+    blob = next(tmp_path.glob("checkpoints/blobs/*/*.safetensors"))
+    blob.write_bytes(blob.read_bytes()[:-1])
+    assert "expected" in zoo("ensemble", "--mode", "predictions", code=4).stderr
+
+
+@contextmanager
+def command_line(*arguments: str, folder: Path):
+    """Run a command in a process of its own, and leave none behind."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for_finished(folder: Path, count: int, limit: float = 120) -> None:
+    """Wait until some runs are published, as another process sees it."""
+    url, blobs = f"sqlite:///{folder}/checkpoints/registry.db", folder / "checkpoints/blobs"
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        with suppress(NotFoundError), Registry(url, blobs, create=False) as registry:
+            if len(registry.runs(status="finished")) >= count:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"{count} runs were not finished within {limit} s")
+
+
+LONG = ["train-many", "--data", "digits", "--seeds", "2", "--set", "stop.patience=100000"]
+GRID = [*LONG, "--set", "train.epochs=2,100000"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, how):
+    with command_line(*GRID, folder=tmp_path) as process:
+        wait_for_finished(tmp_path, 2)
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "2 of 4 runs are finished" in errors
+    assert "the same command again" in errors
+    url, blobs = f"sqlite:///{tmp_path}/checkpoints/registry.db", tmp_path / "checkpoints/blobs"
+    with Registry(url, blobs, create=False) as registry:
+        statuses = sorted(run.status for run in registry.runs())
+    assert statuses == ["finished", "finished", "interrupted", "interrupted"]
+
+
+def test_a_killed_training_goes_on_where_the_registry_stands(tmp_path):
+    with command_line(*GRID, folder=tmp_path) as process:
+        wait_for_finished(tmp_path, 2)
+        process.kill()
+    with command_line(*LONG, "--set", "train.epochs=2", folder=tmp_path) as again:
+        output, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert "0 models to train, 2 are there already" in errors
+    assert output.count("finished") == 2
