@@ -1,5 +1,6 @@
 """The command line: parse, one call, print.  What computes is imported when it is needed."""
 
+import os
 import shutil
 import signal
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ import click
 from ensemble.errors import EnsembleError
 from zoo.errors import ZooError
 
+# Idle threads of PyTorch must not spin: beside other work they would slow it tenfold.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 FORMATS = ("table", "json", "csv", "markdown")
 
 
@@ -126,12 +129,13 @@ def train_many(
     Settings come from CONFIG, a TOML file, and from options, which win.  The same command again
     trains only what is missing.
     """
-    from zoo.config import assignments, merge, parse, read
+    from zoo.config import parse
     from zoo.errors import RunsFailedError
     from zoo.progress import Progress
     from zoo.registry import Registry
     from zoo.registry.records import label
     from zoo.render import LISTED, describe, render
+    from zoo.settings import assignments, merge, read
     from zoo.training import plan, train_many
 
     flags = {
@@ -221,8 +225,8 @@ def ensemble(
     from ensemble.members import members
     from ensemble.products import combine
     from ensemble.text import product_text
-    from zoo.config import assigned
     from zoo.registry import Registry
+    from zoo.settings import assigned
 
     with Registry(registry, blobs, create=False) as opened:
         product = combine(

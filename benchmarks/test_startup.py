@@ -53,6 +53,6 @@ def test_help(benchmark: BenchmarkFixture) -> None:
 
 def test_list_of_10_000_runs(benchmark: BenchmarkFixture, registry: str) -> None:
     """At most 1 second is aimed at."""
-    arguments = ("--registry", registry, "list")
+    arguments = ("list", "--registry", registry)
     shown = benchmark.pedantic(command, arguments, rounds=5, warmup_rounds=1)
     assert "digits-99" in shown

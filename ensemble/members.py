@@ -66,7 +66,7 @@ class Bench:
 
     def module(self, run: Run) -> nn.Module:
         """Build the model of a run, with initial weights."""
-        return build(model_of(run), self.data, seed=0)
+        return build(model_of(run), self.data, seed=run.seed or 0)
 
     def outputs(self, runs: Sequence[Run], name: PartName) -> Tensor:
         """Return what runs predict for a part: logits (K, N, C), or values (K, N) in their unit."""
@@ -79,14 +79,17 @@ class Bench:
 
     def predictor(self, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:
         """Return the function from rows (N, *shape) to the outputs of runs of one model."""
-        return self.forward(self.module(runs[0]), [self.state(run) for run in runs])
+        modules = [self.module(run) for run in runs]
+        return self.forward(modules, [self.state(run) for run in runs])
 
-    def forward(self, module: nn.Module, states: Sequence[State]) -> Callable[[Tensor], Tensor]:
+    def forward(
+        self, modules: Sequence[nn.Module], states: Sequence[State]
+    ) -> Callable[[Tensor], Tensor]:
         """Return the function from rows (N, *shape) to logits (K, N, C) or values (K, N)."""
-        members = stack([module] * len(states))
-        for k, state in enumerate(states):
-            members.put(k, state)
-        engine = Stacked(module, objective(self.data.task, self.data.target_scale))
+        for module, state in zip(modules, states, strict=True):
+            module.load_state_dict(state)
+        members = stack(modules)
+        engine = Stacked(modules[0], objective(self.data.task, self.data.target_scale))
 
         @torch.no_grad()
         def predict(x_N: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def _average(table: Bench, members: list[Run], method: Method, arguments: dict[s
         return recalibrate(module, state, batches)
 
     def figures(state: State) -> dict[str, float]:
-        outputs_K = table.forward(module, [state])(table.part("val").x)
+        outputs_K = table.forward([module], [state])(table.part("val").x)
         return table.figures(mean(outputs_K), "val")
 
     sign = 1 if table.metric.direction == "max" else -1

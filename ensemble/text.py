@@ -10,9 +10,9 @@ from ensemble.products import Product
 from zoo.render import Format, describe, render, to_json
 
 LEGEND = """\
-k: models that run for each prediction; ms: time for 64 rows; epochs: of training
-delta: test minus the best single's, with a paired bootstrap interval; one that
-holds 0 shows no difference"""
+k: models run for each prediction; ms: time for 64 rows; epochs: of training
+delta: test minus that of the best single, with a paired bootstrap interval;
+       an interval that holds 0 shows no difference"""
 METHOD_COLUMNS = ("mode", "method", "summary")
 
 

@@ -7,12 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.config import Config, parse, read
+    from zoo.config import Config, parse
     from zoo.data import Data, load
     from zoo.errors import ZooError
     from zoo.fit import Fit, Member
     from zoo.models import build
     from zoo.registry import Registry, Run
+    from zoo.settings import read
     from zoo.stopping import EarlyStopping
     from zoo.training import plan, train_many
 
@@ -46,7 +47,7 @@ _HOMES = {
     "load": "data",
     "parse": "config",
     "plan": "training",
-    "read": "config",
+    "read": "settings",
     "train_many": "training",
 }
 

@@ -1,21 +1,23 @@
 """What a user may ask for: the settings of a ``train-many`` and the runs they mean.
 
-A :class:`Config` is a request: seeds x a grid of settings.  :meth:`Config.runs` expands it to
-:class:`RunConfig` values, one per member, each with a stable :attr:`~RunConfig.hash`: the same
-settings always give the same hash, in any order, spelling or file.
+:func:`parse` turns nested settings into a :class:`Config`: seeds x the cells of a grid.  Every cell
+is a :class:`RunConfig` with a stable :attr:`~RunConfig.hash`: the same settings always give the
+same hash, in any order, spelling or file.
 """
 
 import hashlib
 import itertools
 import json
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from zoo import settings
 from zoo.errors import ConfigError, nearest
 
 T = TypeVar("T", bound=BaseModel)
@@ -27,9 +29,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Section(BaseModel):
-    """A group of settings: immutable, with no unknown keys and no silent conversions to bool."""
+    """A group of settings: immutable, with no unknown keys and no conversions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class DataConfig(Section):
@@ -54,12 +56,23 @@ class DataConfig(Section):
         return self
 
 
-class ModelConfig(BaseModel):
-    """A builder's name and its options, which :mod:`zoo.models` checks against its signature."""
+class ModelConfig(Section):
+    """A builder's name and all its options, as :mod:`zoo.models` reads them from its signature."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     name: str = "mlp"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, value: object) -> object:
+        if not isinstance(value, Mapping) or not isinstance(value.get("name", "mlp"), str):
+            return value
+        from zoo import models  # imports torch, which only some commands need
+
+        given = dict(value)
+        name = given.pop("name", "mlp")
+        return {"name": name, **models.options(name, given)}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -82,7 +95,7 @@ class Adam(Section):
 
     name: Literal["adam"] = "adam"
     lr: Positive = 1e-3
-    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = (0.9, 0.999)
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
 
@@ -92,7 +105,7 @@ class AdamW(Section):
 
     name: Literal["adamw"] = "adamw"
     lr: Positive = 1e-3
-    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = (0.9, 0.999)
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.01
 
@@ -128,7 +141,7 @@ class RunConfig(Section):
     """Everything that decides what one member becomes, apart from the bytes of the data."""
 
     data: DataConfig
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
     optim: Annotated[SGD | Adam | AdamW, Field(discriminator="name")] = Adam()
     train: TrainConfig = TrainConfig()
     stop: StopConfig = StopConfig()
@@ -145,28 +158,34 @@ class RunConfig(Section):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-class Config(RunConfig):
-    """One ``train-many``: a name, seeds, and a grid over any keys of the settings."""
+class Request(Section):
+    """The outline of a ``train-many``; its sections are read cell by cell."""
 
     name: str | None = Field(default=None, min_length=1, max_length=100)
-    seeds: tuple[Seed, ...] = tuple(range(8))
-    grid: dict[str, list[Any]] = Field(
+    seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = tuple(range(8))
+    grid: dict[str, Any] = Field(
         default_factory=dict, description="dotted key -> the values to try"
     )
+    data: dict[str, Any] = Field(default_factory=dict)
+    model: dict[str, Any] = Field(default_factory=dict)
+    optim: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    stop: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds(cls, value: object) -> object:
-        return parse_seeds(value) if isinstance(value, str | int) else value
+        return settings.parse_seeds(value) if isinstance(value, str | int) else value
 
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        twice = sorted({seed for seed in value if value.count(seed) > 1})
-        if twice:
-            raise ValueError(f"a seed may be given once, however {_listed(twice)} came twice")
         if not value:
             raise ValueError("at least one seed is needed")
+        if len(set(value)) < len(value):
+            twice = sorted(seed for seed, count in Counter(value).items() if count > 1)
+            listed = ", ".join(map(str, twice[:8]))
+            raise ValueError(f"a seed may be given once, however {listed} came twice")
         return value
 
     @field_validator("name")
@@ -179,10 +198,20 @@ class Config(RunConfig):
             )
         return value
 
-    @property
-    def title(self) -> str:
-        """The name of this zoo: as given, or the data and the model."""
-        return self.name or f"{Path(self.data.ref).stem}-{self.model.name}"
+
+@dataclass(frozen=True)
+class Config:
+    """One ``train-many``.
+
+    Attributes:
+        name: of the zoo: as given, or the data and the model.
+        seeds: of the members, for each cell.
+        cells: the settings of each cell of the grid, with the values that vary.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    cells: tuple[tuple[RunConfig, dict[str, Any]], ...]
 
     def runs(self) -> list[tuple[RunConfig, dict[str, Any], int]]:
         """Expand to (settings, the grid values that vary, seed), seeds varying fastest.
@@ -192,179 +221,48 @@ class Config(RunConfig):
         [(0.1, {'optim.lr': 0.1}, 0), (0.1, {'optim.lr': 0.1}, 1), (0.2, {'optim.lr': 0.2}, 0), \
 (0.2, {'optim.lr': 0.2}, 1)]
         """
-        base = self.model_dump(mode="json", exclude={"name", "seeds", "grid"})
-        expanded = []
-        for values in itertools.product(*self.grid.values()):
-            varied = dict(zip(self.grid, values, strict=True))
-            run = _validated(RunConfig, _override(base, varied))
-            expanded += [(run, varied, seed) for seed in self.seeds]
-        hashes = [(run.hash, seed) for run, _, seed in expanded]
-        if len(set(hashes)) < len(hashes):
-            raise ConfigError("grid: every value must differ, however two settings are the same")
-        return expanded
+        return [(run, varied, seed) for run, varied in self.cells for seed in self.seeds]
 
 
-OPTIMISERS: dict[str, type[Section]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 SECTIONS: dict[str, type[BaseModel]] = {
     "data": DataConfig,
     "model": ModelConfig,
     "train": TrainConfig,
     "stop": StopConfig,
 }
+OPTIMISERS: dict[str, type[BaseModel]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
 
-def parse(settings: Mapping[str, Any]) -> Config:
-    """Validate nested settings, and every cell of their grid.
+def parse(asked: Mapping[str, Any]) -> Config:
+    """Validate nested settings in every cell of their grid.
 
     Raises:
         ConfigError: naming each offending key and what is wrong with it.
     """
-    settings = dict(settings)
-    grid = settings.get("grid")
-    if isinstance(grid, Mapping):
-        settings["grid"] = {
-            key: values if isinstance(values, list) else [values]
-            for key, values in _flatten(grid).items()
-        }
-        # The first cell fills keys that have no default of their own, such as another optimiser's.
-        first = {key: values[0] for key, values in settings["grid"].items() if values}
-        settings = {**_override(settings, first), "grid": settings["grid"]}
-    config = _validated(Config, settings)
-    config.runs()
-    return config
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read a TOML file as nested settings.
-
-    Raises:
-        ConfigError: where it cannot be read or is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from None
-
-
-def assignments(items: Iterable[str]) -> dict[str, list[Any]]:
-    """Parse ``key=value`` items; commas outside brackets separate the values of a grid.
-
-    >>> assignments(["optim.lr=1e-3,3e-4", "model.hidden=[64,64]", "optim.name=sgd"])
-    {'optim.lr': [0.001, 0.0003], 'model.hidden': [[64, 64]], 'optim.name': ['sgd']}
-    """
-    parsed: dict[str, list[Any]] = {}
-    for item in items:
-        key, equals, text = item.partition("=")
-        if not equals or not key.strip() or not text.strip():
-            raise ConfigError(f"--set takes KEY=VALUE, however it got {item!r}")
-        if key.strip() in parsed:
-            raise ConfigError(f"--set {key.strip()}: is given twice; separate values by commas")
-        parsed[key.strip()] = _values(text)
-    return parsed
-
-
-def assigned(items: Iterable[str]) -> dict[str, Any]:
-    """Parse ``key=value`` items where a grid has no meaning.
-
-    >>> assigned(["weights=[1,2]"])
-    {'weights': [1, 2]}
-    """
-    return {
-        key: values[0] if len(values) == 1 else values for key, values in assignments(items).items()
+    request = _validated(Request, asked)
+    grid = {
+        key: values if isinstance(values, list) else [values]
+        for key, values in settings.flatten(request.grid).items()
     }
-
-
-def merge(
-    settings: Mapping[str, Any], flags: Mapping[str, Any], assigned: Mapping[str, list[Any]]
-) -> dict[str, Any]:
-    """Lay command-line flags and ``--set`` items over the settings of a file.
-
-    Args:
-        settings: nested, perhaps with a ``grid``.
-        flags: dotted key -> value; None means not given.
-        assigned: from :func:`assignments`; several values make a grid.
-
-    >>> merge({"optim": {"lr": 0.1}}, {"data.ref": "iris", "name": None}, {"optim.lr": [0.2, 0.3]})
-    {'optim': {'lr': 0.1}, 'data': {'ref': 'iris'}, 'grid': {'optim.lr': [0.2, 0.3]}}
-    """
-    single = {key: values[0] for key, values in assigned.items() if len(values) == 1}
-    given = {key: value for key, value in flags.items() if value is not None} | single
-    merged = _override(settings, given)
-    table = merged.pop("grid", {})
-    grid = {key: values for key, values in _flatten(table).items() if key not in given}
-    grid |= {key: values for key, values in assigned.items() if len(values) > 1}
-    return merged | ({"grid": grid} if grid else {})
-
-
-def parse_seeds(value: str | int) -> list[int]:
-    """Read seeds: a count, a range, or a list of both.
-
-    >>> parse_seeds(3), parse_seeds("0-2"), parse_seeds("1,5,8-9")
-    ([0, 1, 2], [0, 1, 2], [1, 5, 8, 9])
-    """
-    text = str(value).strip()
-    if text.isdecimal():
-        return list(range(_bounded(int(text))))
-    seeds: list[int] = []
-    for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if not found:
-            raise ValueError(
-                f"takes a count (8), a range (0-7) or a list (1,5), however got {text!r}"
-            )
-        first = int(found[1])
-        last = int(found[2] or first)
-        if last < first:
-            raise ValueError(f"a range goes upwards, however {part.strip()!r} goes down")
-        _bounded(last - first)
-        seeds += range(first, last + 1)
-    return seeds
-
-
-def _bounded(count: int) -> int:
-    if count > 100_000:
-        raise ValueError(f"at most 100000 seeds, however {count} were asked for")
-    return count
-
-
-def _values(text: str) -> list[Any]:
-    """Parse TOML values separated by commas; a bare word is a string."""
-    parts = re.findall(r"(?:\[[^\]]*\]|\"[^\"]*\"|'[^']*'|[^,\[\"'])+", text)
-    return [_value(part.strip()) for part in parts]
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested tables into dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        inner = _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else None
-        flat |= inner if inner is not None else {f"{prefix}{key}": value}
-    return flat
-
-
-def _override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested settings with dotted keys replaced."""
-    result: dict[str, Any] = json.loads(json.dumps(settings, default=str))
-    for dotted in sorted(changes, key=lambda key: not key.endswith(".name")):
-        *path, last = dotted.split(".")
-        table = result
-        for key in path:
-            table = table.setdefault(key, {})
-            if not isinstance(table, dict):
-                raise ConfigError(f"{dotted}: {key} is a value, not a table")
-        if path and last == "name" and table.get("name") != changes[dotted]:
-            table.clear()  # another optimiser or model starts from its own defaults
-        table[last] = changes[dotted]
-    return result
+    for key, values in grid.items():
+        if not values:
+            raise ConfigError(f"{key}: the grid needs at least one value")
+        if key.startswith("data.") and len(values) > 1:
+            raise ConfigError(f"{key}: one zoo learns from one data set, however it is {values}")
+    sections = request.model_dump(exclude={"name", "seeds", "grid"}, exclude_unset=True)
+    # Written out, so that a grid that comes to these keeps what was set for them.
+    base = settings.override(sections, {})
+    for section, name in (("model", "mlp"), ("optim", "adam")):
+        base.setdefault(section, {}).setdefault("name", name)
+    cells = []
+    for cell in itertools.product(*grid.values()):
+        varied = dict(zip(grid, cell, strict=True))
+        cells.append((_validated(RunConfig, settings.override(base, varied)), varied))
+    if len({run.hash for run, _ in cells}) < len(cells):
+        raise ConfigError("grid: every value must differ, however two settings are the same")
+    first, _ = cells[0]
+    name = request.name or f"{Path(first.data.ref).stem}-{first.model.name}"
+    return Config(name, request.seeds, tuple(cells))
 
 
 def _validated(model: type[T], settings: Mapping[str, Any]) -> T:
@@ -394,11 +292,7 @@ def _explain(detail: Any) -> str:
 
 def _keys(path: tuple[str | int, ...]) -> list[str]:
     """List the keys of the section at ``path``."""
-    section: type[BaseModel] = Config
+    section: type[BaseModel] = Request
     for part in path:
         section = OPTIMISERS.get(str(part)) or SECTIONS.get(str(part), section)
     return list(section.model_fields)
-
-
-def _listed(values: Iterable[object]) -> str:
-    return ", ".join(map(str, values))

@@ -57,8 +57,8 @@ class Stacked:
     name = "stacked"
 
     def __init__(self, module: nn.Module, objective: Objective) -> None:
-        self.training = copy.deepcopy(module).to("meta").train()
-        self.evaluating = copy.deepcopy(module).to("meta").eval()
+        self.training = copy.deepcopy(module).train()
+        self.evaluating = copy.deepcopy(module).eval()
         self.objective = objective
         self.programs: dict[Any, Callable[..., list[Tensor]]] = {}
 
@@ -135,7 +135,9 @@ class Stacked:
                     params, named[count:], x_KN, y_KN
                 )
                 # The members share nothing, so the gradient of the sum is each one's own.
-                gradients = torch.autograd.grad(loss_K.sum(), params)
+                gradients = torch.autograd.grad(
+                    loss_K.sum(), params, allow_unused=True, materialize_grads=True
+                )
             rows = [gradient.reshape(len(x_KN), -1) for gradient in gradients]
             return loss_K.detach(), score_K, torch.cat(rows, dim=1)
 
@@ -174,7 +176,9 @@ class Sequential:
             with torch.enable_grad():
                 outputs_NC = member(x_KN[k])
                 loss = self.objective.loss(outputs_NC, y_KN[k])
-                gradients = torch.autograd.grad(loss, list(member.parameters()))
+                gradients = torch.autograd.grad(
+                    loss, self._trained(member), allow_unused=True, materialize_grads=True
+                )
             torch.cat([gradient.reshape(-1) for gradient in gradients], out=gradient_KP[k])
             losses.append(loss.detach())
             scores.append(self.objective.score(outputs_NC.detach(), y_KN[k]))
@@ -208,11 +212,16 @@ class Sequential:
 
     def _member(self, stack: Stack, k: int) -> nn.Module:
         module = copy.deepcopy(self.module).to(stack.flat_KP.device).train()
+        named = {**stack.params, **stack.buffers}
         for name, parameter in module.named_parameters():
-            parameter.data = stack.params[name][k]
+            parameter.data = named[name][k]
         for name, buffer in module.named_buffers():
-            buffer.data = stack.buffers[name][k]
+            buffer.data = named[name][k]
         return module
+
+    @staticmethod
+    def _trained(member: nn.Module) -> list[nn.Parameter]:
+        return [parameter for parameter in member.parameters() if parameter.requires_grad]
 
 
 def choose(

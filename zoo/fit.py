@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoo import models
 from zoo.config import ModelConfig, RunConfig
@@ -113,13 +114,15 @@ def check(config: RunConfig, data: Data) -> None:
     Raises:
         ConfigError: where the model, the batch size or the monitored metric do not suit the data.
     """
-    build(config.model, data, seed=0)
+    module = build(config.model, data, seed=0)
     rows = len(data.train)
     if batch_size(config, data) > rows:
         raise ConfigError(
             f"train.batch_size: must be at most the {rows} training rows, however it is "
             f"{config.train.batch_size}"
         )
+    if batch_size(config, data) == 1 and any(isinstance(m, _BatchNorm) for m in module.modules()):
+        raise ConfigError("train.batch_size: must be at least 2 with BatchNorm, however it is 1")
     metric = objective(data.task).metric
     if config.stop.metric not in ("loss", metric):
         raise ConfigError(
@@ -262,7 +265,7 @@ class Fit:
             return
         member = self.waiting.popleft()
         self.slots[k] = _Slot(member)
-        self.stack.put(k, self._build(member).state_dict())
+        self.stack.put(k, self._build(member))
         self.optimiser.assign([k], [member.config.optim])
         self.stopping.assign(k, member.config.stop.patience, member.config.stop.min_delta)
 

@@ -45,7 +45,7 @@ def model(builder: Builder) -> Builder:
         p.name: (p.annotation, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY
     }
     options = create_model(
-        builder.__name__, __config__=ConfigDict(extra="forbid", frozen=True), **fields
+        builder.__name__, __config__=ConfigDict(extra="forbid", strict=True), **fields
     )
     if builder.__name__ in BUILDERS:
         raise ValueError(f"a model's name must be unique, however {builder.__name__!r} is taken")
@@ -67,7 +67,9 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"model.name: no such model {name!r}{nearest(name, BUILDERS)}")
     _, schema = BUILDERS[name]
     try:
-        return schema.model_validate(dict(given)).model_dump(mode="json")
+        # Lists are how TOML and JSON write tuples; nothing else is converted.
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        return schema.model_validate(values).model_dump(mode="json")
     except ValidationError as error:
         detail = error.errors()[0]
         key = ".".join(map(str, ("model", *detail["loc"])))

@@ -25,7 +25,7 @@ class Stream:
         self.seed_K = seed_K
         self.draws = 0
 
-    def draw(self, func: Any, args: tuple[Any, ...]) -> Any:
+    def draw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Carry out a random operation with numbers of this stream, or return None.
 
         Known are the operations of dropout and ``torch.rand_like``, on tensors (K, ...).
@@ -36,11 +36,12 @@ class Stream:
         self.draws += 1
         uniform = uniform_like(tensor, self.seed_K, self.draws)
         if func is aten.rand_like.default:
-            return uniform.to(tensor.dtype)
+            return uniform.to(kwargs.get("dtype") or tensor.dtype)
+        probability = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
         if func is aten.native_dropout.default:
-            keep = uniform >= args[1]
-            return tensor * keep / (1 - args[1]), keep
-        hit = uniform < args[1]
+            keep = uniform >= probability
+            return tensor * keep / (1 - probability), keep
+        hit = uniform < probability
         return tensor.copy_(hit) if func is aten.bernoulli_.float else hit.to(tensor.dtype)
 
 

@@ -36,11 +36,11 @@ class Stack:
         rows = {name: named[name][k].clone() for name in set(self.aliases.values())}
         return {key: rows[name] for key, name in self.aliases.items()}
 
-    def put(self, k: int, state: Mapping[str, Tensor]) -> None:
-        """Overwrite member ``k`` with a state dict."""
-        named = {**self.params, **self.buffers}
-        for key, name in self.aliases.items():
-            named[name][k].copy_(state[key])
+    def put(self, k: int, module: nn.Module) -> None:
+        """Overwrite member ``k`` with the values of a module, all its buffers included."""
+        values = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for name, rows in {**self.params, **self.buffers}.items():
+            rows[k] = values[name].detach()
 
     def take(self, members: Sequence[int]) -> "Stack":
         """Return a copy that holds only the given members, in this order."""
@@ -60,6 +60,8 @@ class Stack:
 def stack(modules: Sequence[nn.Module]) -> Stack:
     """Stack modules of one architecture.
 
+    Frozen parameters (``requires_grad=False``) are held as buffers: nothing updates them.
+
     Args:
         modules: K modules with the same parameters and buffers; their values are copied.
 
@@ -68,17 +70,14 @@ def stack(modules: Sequence[nn.Module]) -> Stack:
     (2, torch.Size([2, 8]), torch.Size([2, 2, 3]))
     """
     first = modules[0]
-    shapes = {name: parameter.shape for name, parameter in first.named_parameters()}
-    rows = [
-        torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
-        for module in modules
-    ]
+    trained = {n: p.shape for n, p in first.named_parameters() if p.requires_grad}
+    fixed = [name for name, p in first.named_parameters() if not p.requires_grad]
+    fixed += [name for name, _ in first.named_buffers()]
+    values = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in modules]
+    rows = [torch.cat([named[name].detach().reshape(-1) for name in trained]) for named in values]
     flat_KP = torch.stack(rows)
-    buffers = {
-        name: torch.stack([dict(module.named_buffers())[name] for module in modules])
-        for name, _ in first.named_buffers()
-    }
-    return Stack(flat_KP, _views(flat_KP, shapes), buffers, _aliases(first))
+    buffers = {name: torch.stack([named[name].detach() for named in values]) for name in fixed}
+    return Stack(flat_KP, _views(flat_KP, trained), buffers, _aliases(first))
 
 
 def _views(flat_KP: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:

@@ -45,9 +45,10 @@ class NotRecordableError(Exception):
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
     """Notes every operation that reaches the kernels; draws random numbers from ``seed_K``."""
 
-    def __init__(self, seed_K: Tensor) -> None:
+    def __init__(self, seed_K: Tensor, *, turn: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
+        self.turn = turn
         self.stream = noise.Stream(seed_K)
 
     @classmethod
@@ -58,21 +59,26 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func is aten._local_scalar_dense.default:
+        kwargs = kwargs or {}
+        if torch.Tag.data_dependent_output in func.tags:
             raise NotRecordableError("it branches on, or reads out, the value of a tensor")
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if torch.Tag.dynamic_output_shape in func.tags:
+            raise NotRecordableError(f"the shape of the result of {func} depends on values")
+        if torch.Tag.nondeterministic_seeded in func.tags and _argument(func, "dropout_p", args):
             with self:  # the replacement is made of operations that are recorded in turn
-                drawn = self.stream.draw(func, args)
+                drawn = self.stream.draw(func, args, kwargs)
             if drawn is None:
                 raise NotRecordableError(f"it draws random numbers by {func}")
             return drawn
-        if func is aten.bmm.default and _better_transposed(*args):
+        if func is aten.lift_fresh.default:  # a tensor of numbers, made anew at each call
+            return self._carry_out(aten.clone.default, (args[0].clone(),), {})
+        if self.turn and func is aten.bmm.default and _better_transposed(*args):
             with self:
                 left, right = args[1].mT, args[0].mT
             product = self._carry_out(func, (left, right), {})
             with self:
                 return product.mT
-        return self._carry_out(func, args, kwargs or {})
+        return self._carry_out(func, args, kwargs)
 
     def _carry_out(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
@@ -102,8 +108,12 @@ def record(
     >>> double(torch.tensor([-3.0, 4.0]), torch.zeros(1, dtype=torch.int64))
     [tensor([0., 8.])]
     """
-    with Recorder(seed_K) as recorder:
-        results = pytree.tree_leaves(function(*inputs))
+    try:
+        with Recorder(seed_K, turn=True) as recorder:
+            results = pytree.tree_leaves(function(*inputs))
+    except RuntimeError:  # a view that the turned products do not allow, or a true error
+        with Recorder(seed_K, turn=False) as recorder:
+            results = pytree.tree_leaves(function(*inputs))
     return _compile(_simplify(recorder.operations, [*inputs, seed_K], results))
 
 
@@ -120,10 +130,9 @@ class _Program:
 def _simplify(operations: list[Operation], inputs: list[Tensor], results: list[Tensor]) -> _Program:
     """Number the tensors, merge those that are the same, and drop what nobody uses."""
     written = {
-        _storage(args[position])
-        for func, args, _, _ in operations
-        for position in _mutated(func)
-        if position < len(args) and isinstance(args[position], Tensor)
+        _storage(tensor)
+        for func, args, kwargs, _ in operations
+        for tensor in _mutated(func, args, kwargs)
     }
     number: dict[int, int] = {}  # id of a tensor -> its number
     place: dict[Any, int] = {}  # where a tensor lies -> the first number that lies there
@@ -148,9 +157,10 @@ def _simplify(operations: list[Operation], inputs: list[Tensor], results: list[T
     program.inputs = [new(tensor) for tensor in inputs]
     for func, args, kwargs, result in operations:
         outputs = pytree.tree_leaves(result)
-        mutates = bool(_mutated(func))
+        mutates = bool(_mutated(func, args, kwargs))
         leaves = pytree.tree_leaves((args, kwargs, result))
         touched = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        slots = pytree.tree_map(find, (args, kwargs))
         key = None
         if len(outputs) == 1 and isinstance(outputs[0], Tensor):
             (only,) = outputs
@@ -159,16 +169,15 @@ def _simplify(operations: list[Operation], inputs: list[Tensor], results: list[T
                 continue
             if not any(_storage(tensor) in written for tensor in touched):
                 if func is aten.mul.Scalar and args[1] == 1 and _layout(only) == _layout(args[0]):
-                    number[id(only)] = find(args[0]).number
+                    number[id(only)] = slots[0][0].number
                     continue
                 if func in CREATES:
                     program.constants[new(only)] = only
                     continue
-                key = (func, repr(pytree.tree_map(find, (args, kwargs))))
+                key = (func, repr(slots))
                 if key in known:
                     number[id(only)] = known[key]
                     continue
-        slots = pytree.tree_map(find, (args, kwargs))
         targets = [
             (number.get(id(output)) or new(output)) if isinstance(output, Tensor) else None
             for output in outputs
@@ -176,7 +185,14 @@ def _simplify(operations: list[Operation], inputs: list[Tensor], results: list[T
         if key is not None and targets[0] is not None:
             known[key] = targets[0]
         program.lines.append((func, *slots, targets, mutates))
-    program.results = [find(result).number for result in results]
+    for result in results:
+        slot = find(result)
+        own = slot.number not in {*program.inputs, *program.constants}
+        if not own and not any(result is tensor for tensor in inputs):  # not the caller's to share
+            count += 1
+            program.lines.append((aten.clone.default, (slot,), {}, [count], False))
+            slot = _Slot(count)
+        program.results.append(slot.number)
     return _prune(program)
 
 
@@ -280,21 +296,40 @@ def _better_transposed(a: Tensor, b: Tensor) -> bool:
     Narrow results (10 classes, say) are computed up to ten times faster as short fat ones.  And
     the gradient of a weight, ``x.T @ g``, is wanted transposed by autograd, which then copies it.
     """
-    (_, rows, _), columns = a.shape, b.shape[-1]
+    rows, columns = a.shape[-2], b.shape[-1]
     if min(rows, columns) < NARROW:
         return columns < rows
-    return a.stride(2) != 1 and b.stride(2) == 1
+    return a.stride(-1) != 1 and b.stride(-1) == 1
 
 
 NARROW = 16
 
 
-def _mutated(func: Any) -> list[int]:
-    """List the positions of the arguments that an operation writes."""
-    arguments = func._schema.arguments
-    return [
-        i for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write
+def _mutated(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """List the tensors that an operation writes."""
+    hidden = STATISTICS if func in WRITE_STATISTICS and args[5] else ()
+    values = [
+        args[position] if position < len(args) else kwargs.get(argument.name)
+        for position, argument in enumerate(func._schema.arguments)
+        if position in hidden or (argument.alias_info is not None and argument.alias_info.is_write)
     ]
+    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _argument(func: Any, name: str, args: tuple[Any, ...]) -> Any:
+    """Return the argument of that name; True where the operation has none."""
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.name == name:
+            return args[position] if position < len(args) else argument.default_value
+    return True
+
+
+# Batch norm writes its running statistics in training, which its schema does not say.
+WRITE_STATISTICS = {
+    getattr(aten, name).default
+    for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+}
+STATISTICS = (3, 4)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -10,8 +10,7 @@ from importlib.metadata import version
 from itertools import groupby
 from typing import Any
 
-from zoo import models
-from zoo.config import Config, ModelConfig, RunConfig
+from zoo.config import Config, RunConfig
 from zoo.data import Data, load
 from zoo.errors import InterruptedRunsError, MismatchError
 from zoo.fit import EngineName, Epoch, Finished, Fit, Member, Pass, batch_size, check, shape_key
@@ -62,20 +61,14 @@ def plan(config: Config) -> Plan:
     Raises:
         DataError, ConfigError: where the data or a setting will not do.
     """
-    data = load(config.data)
+    data = load(config.cells[0][0].data)
     requests = []
     for asked, varied, seed in config.runs():
-        options = models.options(asked.model.name, asked.model.options)
-        size = batch_size(asked, data)
-        run = asked.model_copy(
-            update={
-                "model": ModelConfig(name=asked.model.name, **options),
-                "train": asked.train.model_copy(update={"batch_size": size}),
-            }
-        )
+        train = asked.train.model_copy(update={"batch_size": batch_size(asked, data)})
+        run = asked.model_copy(update={"train": train})
         requests.append(
             NewRun(
-                name=config.title,
+                name=config.name,
                 config=run.model_dump(mode="json"),
                 config_hash=run.hash,
                 task=data.task,
@@ -91,7 +84,7 @@ def plan(config: Config) -> Plan:
         )
     for config_json in {request.config_hash: request.config for request in requests}.values():
         check(RunConfig.model_validate(config_json), data)
-    return Plan(config.title, data, requests)
+    return Plan(config.name, data, requests)
 
 
 def train_many(

@@ -62,7 +62,7 @@ def test_members_of_other_neuron_order_collapse(trained):
     assert result.barrier > 0.5
     assert result.zero_loss == pytest.approx(math.log(8))
     assert "collapses" in result.sentence
-    assert "align" in result.sentence
+    assert "different initialisations" in result.sentence
 
 
 def test_neighbours_do_not(trained):

@@ -288,10 +288,8 @@ def test_a_bad_reference_is_refused_with_what_was_probably_meant(csv, tmp_path):
 
 
 def test_fractions_that_leave_nothing_to_train_on_are_refused():
-    config = DataConfig.model_construct(
-        ref="iris", target=None, task=None, split_seed=0, val=0.5, test=0.5
-    )
-    assert "0.5 + 0.5 is 1 or more" in refusal(config)
+    with pytest.raises(ValueError, match=r"0\.5 \+ 0\.5 is 1 or more"):
+        DataConfig(ref="iris", val=0.5, test=0.5)
 
 
 CELLS = st.one_of(

@@ -111,7 +111,7 @@ def test_the_numbers_are_pinned_so_that_old_runs_can_be_repeated():
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_native_dropout_zeroes_the_share_asked_for_and_scales_the_rest(p):
     x = torch.ones(2, 20_000)
-    dropped, keep = Stream(seeds(3, 4)).draw(aten.native_dropout.default, (x, p, True))
+    dropped, keep = Stream(seeds(3, 4)).draw(aten.native_dropout.default, (x, p, True), {})
     assert torch.equal(dropped != 0, keep)
     assert torch.allclose(dropped[keep], torch.tensor(1 / (1 - p)))
     share = 1 - keep.double().mean(1)
@@ -121,8 +121,8 @@ def test_native_dropout_zeroes_the_share_asked_for_and_scales_the_rest(p):
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_bernoulli_hits_with_the_probability_asked_for(p):
     x = torch.full((2, 20_000), 7.0)
-    hits = Stream(seeds(3, 4)).draw(aten.bernoulli.p, (x, p))
-    written = Stream(seeds(3, 4)).draw(aten.bernoulli_.float, (x, p))
+    hits = Stream(seeds(3, 4)).draw(aten.bernoulli.p, (x, p), {})
+    written = Stream(seeds(3, 4)).draw(aten.bernoulli_.float, (x, p), {})
     assert written is x
     assert torch.equal(written, hits)
     assert ((hits == 0) | (hits == 1)).all()
@@ -132,16 +132,16 @@ def test_bernoulli_hits_with_the_probability_asked_for(p):
 def test_successive_draws_of_a_stream_differ_and_another_stream_repeats_them():
     x = torch.empty(2, 50)
     one, again = Stream(seeds(3, 4)), Stream(seeds(3, 4))
-    first, second = (one.draw(aten.rand_like.default, (x,)) for _ in range(2))
+    first, second = (one.draw(aten.rand_like.default, (x,), {}) for _ in range(2))
     assert not torch.equal(first, second)
-    assert torch.equal(again.draw(aten.rand_like.default, (x,)), first)
-    assert torch.equal(again.draw(aten.rand_like.default, (x,)), second)
+    assert torch.equal(again.draw(aten.rand_like.default, (x,), {}), first)
+    assert torch.equal(again.draw(aten.rand_like.default, (x,), {}), second)
 
 
 def test_an_unknown_operation_and_a_tensor_without_member_axis_are_refused():
     stream = Stream(seeds(3, 4))
-    assert stream.draw(aten.randn.default, ([2, 3],)) is None
-    assert stream.draw(aten.normal_.default, (torch.empty(2, 3),)) is None
-    assert stream.draw(aten.rand_like.default, (torch.empty(3, 2),)) is None
-    assert stream.draw(aten.rand_like.default, (torch.empty(()),)) is None
+    assert stream.draw(aten.randn.default, ([2, 3],), {}) is None
+    assert stream.draw(aten.normal_.default, (torch.empty(2, 3),), {}) is None
+    assert stream.draw(aten.rand_like.default, (torch.empty(3, 2),), {}) is None
+    assert stream.draw(aten.rand_like.default, (torch.empty(()),), {}) is None
     assert stream.draws == 0

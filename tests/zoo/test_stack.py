@@ -85,19 +85,20 @@ def test_a_state_loads_strictly_and_gives_the_same_outputs(kind):
 def test_put_overwrites_one_member_and_leaves_the_others(kind):
     modules, _ = warmed(kind)
     stacked = stack(modules)
-    stacked.put(1, modules[2].state_dict())
+    stacked.put(1, modules[2])
     same_state(stacked.state(0), modules[0].state_dict())
     same_state(stacked.state(1), modules[2].state_dict())
     same_state(stacked.state(2), modules[2].state_dict())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_put_accepts_what_state_returned(kind):
+def test_a_module_that_loads_what_state_returned_can_be_put(kind):
     modules, _ = warmed(kind)
     stacked = stack(modules)
     kept = stacked.state(0)
     stacked.copy_rows(stack([modules[1]] * 3), torch.ones(3, dtype=torch.bool))
-    stacked.put(0, kept)
+    modules[2].load_state_dict(kept)
+    stacked.put(0, modules[2])
     same_state(stacked.state(0), modules[0].state_dict())
     same_state(stacked.state(2), modules[1].state_dict())
 
@@ -148,7 +149,8 @@ def test_tied_weights_are_one_parameter_and_stay_tied():
     state = stacked.state(1)
     assert state["first.weight"] is state["second.weight"]
     changed = {name: value + 1 for name, value in modules[0].state_dict().items()}
-    stacked.put(1, changed)
+    modules[1].load_state_dict(changed)
+    stacked.put(1, modules[1])
     assert torch.equal(stacked.state(1)["second.weight"], changed["first.weight"])
 
 

@@ -329,7 +329,7 @@ OPERATIONS = {
     "copy": lambda a, b: a.clone(),
     "view": lambda a, b: a.view(-1),
     "square": lambda a, b: a.view(2, 3, 3),
-    "transpose": lambda a, b: a.mT,
+    "transpose": lambda a, b: a.mT if a.dim() else a.view(()),
     "first": lambda a, b: a[0],
     "tail": lambda a, b: a[..., 1:],
     "expand": lambda a, b: a[..., :1].expand(a.shape),
@@ -337,7 +337,7 @@ OPERATIONS = {
     "sum": lambda a, b: a.sum(-1, keepdim=True),
     # Contiguous, for a product's layout is its own.
     "bmm": lambda a, b: torch.bmm(a, b).clamp(-9, 9).contiguous(),
-    "bmm transposed": lambda a, b: torch.bmm(a.mT, b).clamp(-9, 9).contiguous(),
+    "bmm transposed": lambda a, b: torch.bmm(a.transpose(-2, -1), b).clamp(-9, 9).contiguous(),
     "max": lambda a, b: torch.max(a, -1).values,
     "zeros": lambda a, b: torch.zeros_like(a),
     "ones": lambda a, b: torch.ones_like(a),

@@ -1,0 +1,164 @@
+"""Settings as text: TOML files, ``key=value`` items and seeds become nested tables and lists."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ConfigError
+
+MOST_SEEDS = 100_000
+WORD = r"""\s*(?:"[^"]*"|'[^']*'|[^\s,"'\[\]][^,"'\[\]]*)\s*"""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a TOML file as nested settings.
+
+    Raises:
+        ConfigError: where it cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
+
+
+def assignments(items: Iterable[str]) -> dict[str, list[Any]]:
+    """Parse ``key=value`` items; commas outside brackets separate the values of a grid.
+
+    >>> assignments(["optim.lr=1e-3,3e-4", "model.hidden=[64,64]", "optim.name=sgd"])
+    {'optim.lr': [0.001, 0.0003], 'model.hidden': [[64, 64]], 'optim.name': ['sgd']}
+    """
+    parsed: dict[str, list[Any]] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip() or not text.strip():
+            raise ConfigError(f"--set takes KEY=VALUE, however it got {item!r}")
+        if key.strip() in parsed:
+            raise ConfigError(f"--set {key.strip()}: is given twice; separate values by commas")
+        parsed[key.strip()] = _values(key.strip(), text)
+    return parsed
+
+
+def assigned(items: Iterable[str]) -> dict[str, Any]:
+    """Parse ``key=value`` items where a grid has no meaning.
+
+    >>> assigned(["weights=[1,2]"])
+    {'weights': [1, 2]}
+    """
+    return {
+        key: values[0] if len(values) == 1 else values for key, values in assignments(items).items()
+    }
+
+
+def merge(
+    settings: Mapping[str, Any], flags: Mapping[str, Any], assigned: Mapping[str, list[Any]]
+) -> dict[str, Any]:
+    """Lay command-line flags and ``--set`` items over the settings of a file.
+
+    Args:
+        settings: nested, perhaps with a ``grid``.
+        flags: dotted key -> value; None means not given.
+        assigned: from :func:`assignments`; several values make a grid.
+
+    >>> merge({"optim": {"lr": 0.1}}, {"data.ref": "iris", "name": None}, {"optim.lr": [0.2, 0.3]})
+    {'optim': {'lr': 0.1}, 'data': {'ref': 'iris'}, 'grid': {'optim.lr': [0.2, 0.3]}}
+    """
+    single = {key: values[0] for key, values in assigned.items() if len(values) == 1}
+    given = {key: value for key, value in flags.items() if value is not None} | single
+    merged = override(settings, given)
+    table = merged.pop("grid", {})
+    grid = {key: values for key, values in flatten(table).items() if key not in given}
+    grid |= {key: values for key, values in assigned.items() if len(values) > 1}
+    return merged | ({"grid": grid} if grid else {})
+
+
+def parse_seeds(value: str | int) -> list[int]:
+    """Read seeds: a count, a range, or a list of both.
+
+    Raises:
+        ValueError: for anything else, or too many.
+
+    >>> parse_seeds(3), parse_seeds("0-2"), parse_seeds("1,5,8-9")
+    ([0, 1, 2], [0, 1, 2], [1, 5, 8, 9])
+    """
+    text = str(value).strip()
+    ranges = [range(int(text))] if text.isdecimal() else [_range(p, text) for p in text.split(",")]
+    if (count := sum(map(len, ranges))) > MOST_SEEDS:
+        raise ValueError(f"at most {MOST_SEEDS} seeds, however {count} were asked for")
+    return [seed for seeds in ranges for seed in seeds]
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested tables into dotted keys.
+
+    >>> flatten({"optim": {"lr": 0.1, "betas": [0.9, 0.99]}})
+    {'optim.lr': 0.1, 'optim.betas': [0.9, 0.99]}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        inner = flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else None
+        flat |= inner if inner is not None else {f"{prefix}{key}": value}
+    return flat
+
+
+def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings with dotted keys replaced.
+
+    Another ``name`` of an optimiser or a model starts from that one's own defaults.
+
+    >>> override({"optim": {"name": "sgd", "momentum": 0.5}}, {"optim.name": "adam", "seeds": 3})
+    {'optim': {'name': 'adam'}, 'seeds': 3}
+    """
+    result: dict[str, Any] = _copied(settings)
+    for dotted in sorted(changes, key=lambda key: not key.endswith(".name")):
+        *path, last = dotted.split(".")
+        table = result
+        for key in path:
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"{dotted}: {key} is a value, not a table")
+        if path and last == "name" and table.get("name") != changes[dotted]:
+            table.clear()
+        table[last] = changes[dotted]
+    return result
+
+
+def _copied(value: Any) -> Any:
+    """Copy nested tables; their values are shared."""
+    return {k: _copied(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _range(part: str, text: str) -> range:
+    found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+    if not found:
+        raise ValueError(f"takes a count (8), a range (0-7) or a list (1,5), however got {text!r}")
+    first, last = int(found[1]), int(found[2] or found[1])
+    if last < first:
+        raise ValueError(f"a range goes upwards, however {part.strip()!r} goes down")
+    return range(first, last + 1)
+
+
+def _values(key: str, text: str) -> list[Any]:
+    """Parse TOML values separated by commas; a bare word is a string."""
+    try:
+        document = tomllib.loads(f"values = [{text}]")
+    except tomllib.TOMLDecodeError:
+        document = {}
+    if list(document) == ["values"] and not text.rstrip().endswith(","):
+        values: list[Any] = document["values"]
+        return values
+    words = re.split(r""",(?=(?:[^"]*"[^"]*")*[^"]*$)""", text)
+    if not all(re.fullmatch(WORD, word) for word in words):
+        raise ConfigError(f"--set {key}: takes values separated by commas, however it is {text!r}")
+    return [_value(word.strip()) for word in words]
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
