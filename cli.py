@@ -1,6 +1,5 @@
 """The command line: parse, one call, print.  What computes is imported when it is needed."""
 
-import os
 import shutil
 import signal
 from collections.abc import Sequence
@@ -12,8 +11,6 @@ import click
 from ensemble.errors import EnsembleError
 from zoo.errors import ZooError
 
-# Idle threads of PyTorch must not spin: beside other work they would slow it tenfold.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 FORMATS = ("table", "json", "csv", "markdown")
 
 

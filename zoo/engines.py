@@ -7,7 +7,9 @@ leave the arithmetic of the loss and of autograd to PyTorch and agree to float t
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,13 +20,16 @@ from zoo.objective import Objective
 from zoo.stack import Stack
 from zoo.tape import NotRecordableError, record
 
-EVALUATION_ROWS = 512
+EVALUATION_ROWS = 512  # at a time, so that their activations stay in the cache
+MARGIN = 1.2  # by which all threads must be faster than one
+MEASURED_S = 0.05  # how long each engine is timed, at least two steps
 
 
 class Engine(Protocol):
     """What the training loop asks of an engine."""
 
     name: str
+    probe: int  # how many members must be timed to know the speed of all
 
     def step(
         self, stack: Stack, x_KN: Tensor, y_KN: Tensor, seed_K: Tensor
@@ -55,6 +60,7 @@ class Stacked:
     """All members in one program: ``vmap`` and autograd, recorded and replayed."""
 
     name = "stacked"
+    probe = 1_000_000
 
     def __init__(self, module: nn.Module, objective: Objective) -> None:
         self.training = copy.deepcopy(module).train()
@@ -158,6 +164,7 @@ class Sequential:
     """One member after another, each an ordinary module whose weights are rows of the stack."""
 
     name = "sequential"
+    probe = 2  # the others take as long each
 
     def __init__(self, module: nn.Module, objective: Objective) -> None:
         self.module = module
@@ -224,56 +231,81 @@ class Sequential:
         return [parameter for parameter in member.parameters() if parameter.requires_grad]
 
 
-def choose(
-    stack: Stack,
-    engines: list[Engine],
-    x_KN: Tensor,
-    y_KN: Tensor,
-    *,
-    seconds: float = 0.05,
-) -> tuple[Engine, str]:
-    """Time a few training steps of each engine on these members and data; return the faster.
+@dataclass(frozen=True)
+class Choice:
+    """An engine, the number of CPU threads to run it with, and a sentence that says why."""
+
+    engine: Engine
+    threads: int
+    reason: str
+
+
+def choose(stack: Stack, engines: Sequence[Engine], x_KN: Tensor, y_KN: Tensor) -> Choice:
+    """Time a few training steps of each engine on these members and data; take the fastest.
+
+    On a CPU each engine is timed with one thread and with all.  Threads that wait for each other
+    many times per step suffer as soon as the machine has other work, so all of them must win by
+    a clear margin.
 
     Args:
         stack: the members; they are left as they are.
         engines: the candidates, the one preferred at equal speed first.
         x_KN: one batch per member.
         y_KN: its targets.
-        seconds: how long to go on measuring each engine.
 
-    Returns:
-        The engine, and one sentence that says why.
+    Raises:
+        RuntimeError: where none of the engines can run the model.
     """
-    times: list[tuple[float, Engine]] = []
+    every = torch.get_num_threads()
+    counts = [1, every] if every > 1 and not x_KN.is_cuda else [every]
+    times: list[tuple[float, Engine, int]] = []
     reasons = []
     for engine in engines:
         try:
-            times.append((_time(engine, stack, x_KN, y_KN, seconds), engine))
-            reasons.append(f"{engine.name} {times[-1][0] * 1e3:.3g} ms")
+            timed = []
+            for count in counts:
+                with threads(count):
+                    timed.append((_time(engine, stack, x_KN, y_KN), engine, count))
         except (NotRecordableError, RuntimeError) as error:
             if engine is engines[-1]:
                 raise
             reasons.append(f"{engine.name} impossible: {str(error).splitlines()[0]}")
-    best = min(times, key=lambda pair: pair[0])[1]
-    return best, f"{best.name} engine (a step of {len(stack)} members: {', '.join(reasons)})"
+            continue
+        alone, together = timed[0], timed[-1]
+        times.append(together if together[0] * MARGIN < alone[0] else alone)
+        reasons.append(f"{engine.name} {times[-1][0] * 1e3:.3g} ms")
+    _, best, count = min(times, key=lambda timed: timed[0])
+    used = f", {count} thread{'s' if count > 1 else ''}" if not x_KN.is_cuda else ""
+    steps = f"a step of {len(stack)} members: {', '.join(reasons)}"
+    return Choice(best, count, f"{best.name} engine{used} ({steps})")
 
 
-def _time(engine: Engine, stack: Stack, x_KN: Tensor, y_KN: Tensor, seconds: float) -> float:
-    """Return the shortest time of one step, in seconds."""
-    scratch = stack.take(range(len(stack)))
-    seed_K = torch.zeros(len(stack), dtype=torch.int64, device=x_KN.device)
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let PyTorch use this many CPU threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _time(engine: Engine, stack: Stack, x_KN: Tensor, y_KN: Tensor) -> float:
+    """Return the mean time of one step of all members, in seconds, stalls included."""
+    count = min(len(stack), engine.probe)
+    scratch = stack.take(range(count))
+    x_KN, y_KN = x_KN[:count], y_KN[:count]
+    seed_K = torch.zeros(count, dtype=torch.int64, device=x_KN.device)
     engine.step(scratch, x_KN, y_KN, seed_K)  # recording and warming up
-    shortest, spent = torch.inf, 0.0
-    for steps in range(1, 1000):
-        _wait(x_KN)
-        start = time.perf_counter()
+    engine.step(scratch, x_KN, y_KN, seed_K)
+    _wait(x_KN)
+    start, steps, spent = time.perf_counter(), 0, 0.0
+    while steps < 2 or spent < MEASURED_S:
         engine.step(scratch, x_KN, y_KN, seed_K)
         _wait(x_KN)
-        taken = time.perf_counter() - start
-        shortest, spent = min(shortest, taken), spent + taken
-        if steps >= 3 and spent >= seconds:
-            break
-    return shortest
+        steps, spent = steps + 1, time.perf_counter() - start
+    return spent / steps * len(stack) / count
 
 
 def _wait(x: Tensor) -> None:

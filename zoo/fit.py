@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from zoo import models
 from zoo.config import ModelConfig, RunConfig
 from zoo.data import Data
-from zoo.engines import Engine, Sequential, Stacked, choose
+from zoo.engines import Choice, Engine, Sequential, Stacked, choose, threads
 from zoo.errors import ConfigError
 from zoo.objective import objective
 from zoo.optim import Optimiser
@@ -173,18 +173,20 @@ class Fit:
             [c.stop.patience for c in configs],
             [c.stop.min_delta for c in configs],
         )
-        self.engine, self.reason = self._choose(engine, first_members[0])
+        self.choice = self._choose(engine, first_members[0])
 
     def __iter__(self) -> Iterator[Pass]:
         """Train until every member has ended."""
         while any(self.slots):
-            yield self._pass()
+            with threads(self.choice.threads):
+                happened = self._pass()
+            yield happened
 
     @torch.no_grad()
     def _pass(self) -> Pass:
         """Train every member in the stack for one epoch, evaluate, and refill free slots."""
         train_loss_K, train_score_K = self._train()
-        val_loss_K, val_score_K = self.engine.evaluate(self.stack, self.val_x, self.val_y)
+        val_loss_K, val_score_K = self.choice.engine.evaluate(self.stack, self.val_x, self.val_y)
         report = self.objective.report
         figures_K4 = torch.stack(
             [train_loss_K, report(train_score_K), val_loss_K, report(val_score_K)], dim=1
@@ -231,7 +233,7 @@ class Fit:
         for step, start in enumerate(range(0, used, self.batch_size)):
             index_KN = order_KN[:, start : min(start + self.batch_size, used)]
             x_KN, y_KN = self._batch(index_KN)
-            loss, score, gradient_KP = self.engine.step(
+            loss, score, gradient_KP = self.choice.engine.step(
                 self.stack, x_KN, y_KN, clock_K * 1_000_003 + step
             )
             self.optimiser.update(self.stack.flat_KP, gradient_KP)
@@ -283,15 +285,15 @@ class Fit:
         self.stopping.take(occupied)
 
     @torch.no_grad()
-    def _choose(self, name: EngineName, member: Member) -> tuple[Engine, str]:
-        """Return the engine of that name, or the faster one on the real shapes."""
+    def _choose(self, name: EngineName, member: Member) -> Choice:
+        """Return the engine of that name, or the fastest one on the real shapes."""
         module = self._build(member)
         engines: dict[str, Engine] = {
             "stacked": Stacked(module, self.objective),
             "sequential": Sequential(module, self.objective),
         }
         if name != "auto":
-            return engines[name], f"{name} engine, as asked"
+            return Choice(engines[name], torch.get_num_threads(), f"{name} engine, as asked")
         index = torch.arange(self.batch_size, device=self.device).expand(len(self.slots), -1)
         return choose(self.stack, list(engines.values()), *self._batch(index))
 

@@ -138,7 +138,7 @@ def _train(
     journal = _Journal(registry, data)
     try:
         fit = Fit(members, data, engine=engine)
-        watch(Chosen(fit.reason))
+        watch(Chosen(fit.choice.reason))
         for happened in fit:
             journal.keep(happened)
             watch(happened)

@@ -506,9 +506,9 @@ def test_the_engine_asked_for_is_taken_and_otherwise_chosen_with_a_reason():
     crowd = members(settings())
     for name in ("stacked", "sequential"):
         fit = Fit(crowd, data("iris"), engine=name, device="cpu")
-        assert (fit.engine.name, fit.reason) == (name, f"{name} engine, as asked")
+        assert (fit.choice.engine.name, fit.choice.reason) == (name, f"{name} engine, as asked")
     fit = Fit(crowd, data("iris"), device="cpu")
-    assert fit.reason.startswith(f"{fit.engine.name} engine (a step of 1 members: ")
+    assert fit.choice.reason.startswith(f"{fit.choice.engine.name} engine, 1 thread (a step of 1 members: ")
 
 
 def test_choosing_an_engine_does_not_change_what_the_members_become():
@@ -516,7 +516,7 @@ def test_choosing_an_engine_does_not_change_what_the_members_become():
     crowd, source = members(config, config), data("iris")
     fit = Fit(crowd, source, device="cpu")
     ends = {end.key: end for happened in fit for end in happened.finished}
-    _, expected = train(crowd, source, engine=fit.engine.name)
+    _, expected = train(crowd, source, engine=fit.choice.engine.name)
     for key in ends:
         same_end(ends[key], expected[key])
 
