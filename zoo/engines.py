@@ -22,7 +22,7 @@ from zoo.tape import NotRecordableError, record
 
 EVALUATION_ROWS = 512  # at a time, so that their activations stay in the cache
 MARGIN = 1.2  # by which all threads must be faster than one
-MEASURED_S = 0.05  # how long each engine is timed, at least two steps
+MEASURED_S = 0.05  # how long each engine is timed, at least one step
 
 
 class Engine(Protocol):
@@ -178,8 +178,10 @@ class Sequential:
         """Run one training batch per member (see :class:`Engine`)."""
         losses, scores = [], []
         gradient_KP = torch.empty_like(stack.flat_KP)
-        for k, member in enumerate(self._bind(stack)):
-            torch.manual_seed(int(seed_K[k]))
+        # Not torch.manual_seed, which takes as long as a step of a small network.
+        generator = _default_generator(x_KN.device)
+        for k, (member, seed) in enumerate(zip(self._bind(stack), seed_K.tolist(), strict=True)):
+            generator.manual_seed(seed)
             with torch.enable_grad():
                 outputs_NC = member(x_KN[k])
                 loss = self.objective.loss(outputs_NC, y_KN[k])
@@ -297,15 +299,24 @@ def _time(engine: Engine, stack: Stack, x_KN: Tensor, y_KN: Tensor) -> float:
     scratch = stack.take(range(count))
     x_KN, y_KN = x_KN[:count], y_KN[:count]
     seed_K = torch.zeros(count, dtype=torch.int64, device=x_KN.device)
-    engine.step(scratch, x_KN, y_KN, seed_K)  # recording and warming up
-    engine.step(scratch, x_KN, y_KN, seed_K)
-    _wait(x_KN)
     start, steps, spent = time.perf_counter(), 0, 0.0
-    while steps < 2 or spent < MEASURED_S:
+    engine.step(scratch, x_KN, y_KN, seed_K)  # recording and warming up
+    if time.perf_counter() - start < MEASURED_S:
+        engine.step(scratch, x_KN, y_KN, seed_K)
+    _wait(x_KN)
+    start = time.perf_counter()
+    while spent < MEASURED_S:
         engine.step(scratch, x_KN, y_KN, seed_K)
         _wait(x_KN)
         steps, spent = steps + 1, time.perf_counter() - start
     return spent / steps * len(stack) / count
+
+
+def _default_generator(device: torch.device) -> torch.Generator:
+    """Return the generator that modules draw from on a device."""
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index or 0]
+    return torch.default_generator
 
 
 def _wait(x: Tensor) -> None:

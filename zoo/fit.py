@@ -268,7 +268,7 @@ class Fit:
         member = self.waiting.popleft()
         self.slots[k] = _Slot(member)
         self.stack.put(k, self._build(member))
-        self.optimiser.assign([k], [member.config.optim])
+        self.optimiser.assign(k, member.config.optim)
         self.stopping.assign(k, member.config.stop.patience, member.config.stop.min_delta)
 
     def _shrink(self) -> None:

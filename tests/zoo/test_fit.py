@@ -508,7 +508,9 @@ def test_the_engine_asked_for_is_taken_and_otherwise_chosen_with_a_reason():
         fit = Fit(crowd, data("iris"), engine=name, device="cpu")
         assert (fit.choice.engine.name, fit.choice.reason) == (name, f"{name} engine, as asked")
     fit = Fit(crowd, data("iris"), device="cpu")
-    assert fit.choice.reason.startswith(f"{fit.choice.engine.name} engine, 1 thread (a step of 1 members: ")
+    assert fit.choice.reason.startswith(
+        f"{fit.choice.engine.name} engine, 1 thread (a step of 1 members: "
+    )
 
 
 def test_choosing_an_engine_does_not_change_what_the_members_become():

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo import optim
 from zoo.config import SGD, Adam, AdamW
 from zoo.optim import Optimiser
 
@@ -86,26 +85,24 @@ def test_members_with_different_settings_agree_with_torch_step_by_step(name, dty
     agrees(GRIDS[name], 7, dtype)
 
 
-@pytest.mark.parametrize("block", [1, 3, 7, 8, 14, 20, 35, 1000])
 @pytest.mark.parametrize("name", GRIDS)
-def test_the_size_of_the_blocks_changes_nothing(monkeypatch, name, block):
-    # 5 x 7 numbers: parts of rows, one row, several rows with a rest, all rows.
-    monkeypatch.setattr(optim, "BLOCK", block)
-    agrees(GRIDS[name], 7, torch.float64)
-
-
-@pytest.mark.parametrize("block", [1, 4, 9, 10, 17, 100])
-@pytest.mark.parametrize("members", [1, 3])
-@pytest.mark.parametrize("width", [1, 9, 10])
-def test_blocks_cover_every_number_once_and_are_no_larger_than_asked(
-    monkeypatch, block, members, width
-):
-    monkeypatch.setattr(optim, "BLOCK", block)
-    seen = torch.zeros(members, width)
-    for rows, columns in optim._blocks(members, width):
-        assert seen[rows, columns].numel() <= block
-        seen[rows, columns] += 1
-    assert (seen == 1).all()
+def test_a_member_takes_the_very_steps_of_torchs_fused_optimiser(name):
+    # Equal settings share a call, different ones have their own.
+    settings = [*GRIDS[name], *GRIDS[name]]
+    flat = start(len(settings), 11, torch.float32)
+    weights = [torch.nn.Parameter(row.clone()) for row in flat]
+    solos = [
+        TORCH[name]([weight], fused=True, **setting.model_dump(exclude={"name"}))
+        for weight, setting in zip(weights, settings, strict=True)
+    ]
+    stacked = Optimiser(settings, flat)
+    for step in range(STEPS):
+        gradient = gradients(flat, step)
+        for weight, row, solo in zip(weights, gradient, solos, strict=True):
+            weight.grad = row.clone()
+            solo.step()
+        stacked.update(flat, gradient)
+        assert torch.equal(flat, torch.stack([weight.detach() for weight in weights]))
 
 
 def test_a_network_wider_than_the_real_block_agrees_with_torch():
@@ -168,7 +165,7 @@ def test_an_assigned_member_starts_anew_with_its_own_settings_and_the_others_go_
     fresh, new = start(1, 4, torch.float64, seed=9), GRIDS[name][4]
     alone_flat, alone = fresh.clone(), Optimiser([new], fresh)
     flat[1] = fresh[0]
-    stacked.assign([1], [new])
+    stacked.assign(1, new)
     for step in range(5, 10):
         gradient, other_gradient = gradients(flat, step), gradients(others, step)
         alone.update(alone_flat, gradient[1:2].clone())
@@ -185,7 +182,7 @@ def test_an_assigned_member_forgets_even_infinite_state(name):
     stacked = Optimiser(chosen, flat)
     stacked.update(flat, torch.tensor([[torch.inf, torch.nan, 1.0, 1.0], [1.0] * 4]).double())
     flat[0] = 1.0
-    stacked.assign([0], [chosen[0]])
+    stacked.assign(0, chosen[0])
     stacked.update(flat, torch.ones(2, 4, dtype=torch.float64))
     assert flat.isfinite().all()
 
