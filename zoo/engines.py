@@ -1,4 +1,4 @@
-"""Two ways to compute the gradients and outputs of a stack, and how the faster one is found.
+"""Two ways to compute the gradients and outputs of a stack.
 
 :class:`Stacked` runs all members in one program, recorded once per shape.  :class:`Sequential`
 runs them one after another as ordinary modules whose parameters are the rows of the stack.  Both
@@ -6,10 +6,7 @@ leave the arithmetic of the loss and of autograd to PyTorch and agree to float t
 """
 
 import copy
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -18,11 +15,9 @@ from torch.func import functional_call, vmap
 
 from zoo.objective import Objective
 from zoo.stack import Stack
-from zoo.tape import NotRecordableError, record
+from zoo.tape import record
 
 EVALUATION_ROWS = 512  # at a time, so that their activations stay in the cache
-MARGIN = 1.2  # by which all threads must be faster than one
-MEASURED_S = 0.05  # how long each engine is timed, at least one step
 
 
 class Engine(Protocol):
@@ -233,95 +228,11 @@ class Sequential:
         return [parameter for parameter in member.parameters() if parameter.requires_grad]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """An engine, the number of CPU threads to run it with, and a sentence that says why."""
-
-    engine: Engine
-    threads: int
-    reason: str
-
-
-def choose(stack: Stack, engines: Sequence[Engine], x_KN: Tensor, y_KN: Tensor) -> Choice:
-    """Time a few training steps of each engine on these members and data; take the fastest.
-
-    On a CPU each engine is timed with one thread and with all.  Threads that wait for each other
-    many times per step suffer as soon as the machine has other work, so all of them must win by
-    a clear margin.
-
-    Args:
-        stack: the members; they are left as they are.
-        engines: the candidates, the one preferred at equal speed first.
-        x_KN: one batch per member.
-        y_KN: its targets.
-
-    Raises:
-        RuntimeError: where none of the engines can run the model.
-    """
-    every = torch.get_num_threads()
-    counts = [1, every] if every > 1 and not x_KN.is_cuda else [every]
-    times: list[tuple[float, Engine, int]] = []
-    reasons = []
-    for engine in engines:
-        try:
-            timed = []
-            for count in counts:
-                with threads(count):
-                    timed.append((_time(engine, stack, x_KN, y_KN), engine, count))
-        except (NotRecordableError, RuntimeError) as error:
-            if engine is engines[-1]:
-                raise
-            reasons.append(f"{engine.name} impossible: {str(error).splitlines()[0]}")
-            continue
-        alone, together = timed[0], timed[-1]
-        times.append(together if together[0] * MARGIN < alone[0] else alone)
-        reasons.append(f"{engine.name} {times[-1][0] * 1e3:.3g} ms")
-    _, best, count = min(times, key=lambda timed: timed[0])
-    used = f", {count} thread{'s' if count > 1 else ''}" if not x_KN.is_cuda else ""
-    steps = f"a step of {len(stack)} members: {', '.join(reasons)}"
-    return Choice(best, count, f"{best.name} engine{used} ({steps})")
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Let PyTorch use this many CPU threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _time(engine: Engine, stack: Stack, x_KN: Tensor, y_KN: Tensor) -> float:
-    """Return the mean time of one step of all members, in seconds, stalls included."""
-    count = min(len(stack), engine.probe)
-    scratch = stack.take(range(count))
-    x_KN, y_KN = x_KN[:count], y_KN[:count]
-    seed_K = torch.zeros(count, dtype=torch.int64, device=x_KN.device)
-    start, steps, spent = time.perf_counter(), 0, 0.0
-    engine.step(scratch, x_KN, y_KN, seed_K)  # recording and warming up
-    if time.perf_counter() - start < MEASURED_S:
-        engine.step(scratch, x_KN, y_KN, seed_K)
-    _wait(x_KN)
-    start = time.perf_counter()
-    while spent < MEASURED_S:
-        engine.step(scratch, x_KN, y_KN, seed_K)
-        _wait(x_KN)
-        steps, spent = steps + 1, time.perf_counter() - start
-    return spent / steps * len(stack) / count
-
-
 def _default_generator(device: torch.device) -> torch.Generator:
     """Return the generator that modules draw from on a device."""
     if device.type == "cuda":
         return torch.cuda.default_generators[device.index or 0]
     return torch.default_generator
-
-
-def _wait(x: Tensor) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
 
 
 def _portions(x_N: Tensor) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ does not depend on who trains beside it.
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoo import models
+from zoo.choice import Choice, choose, threads
 from zoo.config import ModelConfig, RunConfig
 from zoo.data import Data
-from zoo.engines import Choice, Engine, Sequential, Stacked, choose, threads
+from zoo.engines import Engine, Sequential, Stacked
 from zoo.errors import ConfigError
 from zoo.objective import objective
 from zoo.optim import Optimiser
@@ -178,7 +180,7 @@ class Fit:
     def __iter__(self) -> Iterator[Pass]:
         """Train until every member has ended."""
         while any(self.slots):
-            with threads(self.choice.threads):
+            with threads(self.choice.threads), self._own_randomness():
                 happened = self._pass()
             yield happened
 
@@ -295,7 +297,13 @@ class Fit:
         if name != "auto":
             return Choice(engines[name], torch.get_num_threads(), f"{name} engine, as asked")
         index = torch.arange(self.batch_size, device=self.device).expand(len(self.slots), -1)
-        return choose(self.stack, list(engines.values()), *self._batch(index))
+        with self._own_randomness():
+            return choose(self.stack, list(engines.values()), *self._batch(index))
+
+    def _own_randomness(self) -> AbstractContextManager[None]:
+        """Leave PyTorch's global generators as they were: a user may draw from them too."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        return torch.random.fork_rng(devices)
 
 
 def _clock(slot: _Slot | None) -> int:

@@ -8,7 +8,8 @@ import torch.nn.functional as F  # noqa: N812  # its name everywhere
 from torch import nn
 
 from zoo import models
-from zoo.engines import EVALUATION_ROWS, Sequential, Stacked, choose
+from zoo.choice import choose
+from zoo.engines import EVALUATION_ROWS, Sequential, Stacked
 from zoo.objective import objective
 from zoo.stack import stack
 from zoo.tape import NotRecordableError

@@ -559,3 +559,12 @@ def test_the_shape_key_separates_what_cannot_share_a_stack():
 )
 def test_the_shape_key_joins_what_can_share_a_stack(change):
     assert shape_key(settings(**change)) == shape_key(settings())
+
+
+@pytest.mark.parametrize("engine", ["stacked", "sequential", "auto"])
+def test_training_leaves_the_global_generator_as_it_was(engine):
+    crowd = members(settings(model={"dropout": 0.5}, train={"epochs": 2}))
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    train(crowd, data("iris"), engine=engine)
+    assert torch.equal(torch.get_rng_state(), before)
