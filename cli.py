@@ -14,14 +14,6 @@ from zoo.errors import ZooError
 FORMATS = ("table", "json", "csv", "markdown")
 
 
-class Failure(click.ClickException):
-    """An expected error: one line on standard error, and its own exit code."""
-
-    def __init__(self, error: ZooError | EnsembleError) -> None:
-        super().__init__(" ".join(str(error).split()))
-        self.exit_code = error.exit_code
-
-
 class Commands(click.Group):
     """Turns the expected errors of both packages into one line and an exit code."""
 
@@ -30,7 +22,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (ZooError, EnsembleError) as error:
-            raise Failure(error) from error
+            click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(error.exit_code)
 
 
 def complete_ref(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -10,7 +10,7 @@ from ensemble.products import Product
 from zoo.render import Format, describe, render, to_json
 
 LEGEND = """\
-k: models run for each prediction; ms: time for 64 rows; epochs: of training
+k: models run for each prediction; ms: for 64 rows; epochs: of training
 delta: test minus that of the best single, with a paired bootstrap interval;
        an interval that holds 0 shows no difference"""
 METHOD_COLUMNS = ("mode", "method", "summary")

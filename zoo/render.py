@@ -36,9 +36,12 @@ def render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: Form
         lines = io.StringIO()
         csv.writer(lines, lineterminator="\n").writerows([list(columns), *cells])
         return lines.getvalue().rstrip("\n")
-    style = "github" if form == "markdown" else "simple"
     text: str = tabulate(
-        cells, headers=list(columns), tablefmt=style, disable_numparse=_texts(cells)
+        cells,
+        headers=list(columns),
+        tablefmt="github" if form == "markdown" else "simple",
+        disable_numparse=True,  # figures keep the digits they were given
+        colalign=[_side(column) for column in zip(*cells, strict=True)] or None,
     )
     return text
 
@@ -139,15 +142,7 @@ def _cell(value: Any, form: Format) -> Any:
     return text.replace("|", "\\|") if form == "markdown" else text
 
 
-def _texts(cells: Sequence[Sequence[Any]]) -> list[int]:
-    """List the columns that hold text, which tabulate must not take for numbers (``1e5``)."""
-    width = len(cells[0]) if cells else 0
-    return [
-        column
-        for column in range(width)
-        if any(isinstance(row[column], str) and not _number(row[column]) for row in cells)
-    ]
-
-
-def _number(text: str) -> bool:
-    return re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?|", text) is not None
+def _side(cells: Sequence[Any]) -> str:
+    """Align numbers to the right."""
+    numbers = all(re.fullmatch(r"|[+-]?\d+(\.\d+)?(e[+-]?\d+)?", str(cell)) for cell in cells)
+    return "right" if numbers else "left"
