@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test lint check bench clean
 
 demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best single model
 	$(BIN)/zoo train-many --data mnist5k --model mlp --seeds 8
@@ -15,11 +15,12 @@ demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best
 test: .venv/test ## all tests, doctests and the README's blocks
 	$(BIN)/python -m pytest
 
-check: .venv/test ## format, lint, types, then the tests
+lint: .venv/test ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+check: lint test
 
 bench: .venv/test ## ratios against the plain PyTorch loop
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,rounds

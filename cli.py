@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,14 @@ class Commands(click.Group):
     """Turns the expected errors of both packages into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
+        """Run the command; SIGTERM ends it as Ctrl-C does."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Error: interrupted", err=True)
+            ctx.exit(130)
         except (ZooError, EnsembleError) as error:
             click.echo(f"Error: {' '.join(str(error).split())}", err=True)
             ctx.exit(error.exit_code)
@@ -137,7 +143,6 @@ def train_many(
     }
     asked = merge(read(config) if config else {}, flags, assignments(settings))
     planned = plan(parse(asked))
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     if dry_run:
         rows = [
             {"run": label(run.name, run.varied, run.seed), "hash": run.config_hash}
@@ -152,7 +157,7 @@ def train_many(
     if failed:
         raise RunsFailedError(
             f"{len(failed)} of {len(runs)} runs did not finish, such as {failed[0].label}: "
-            f"{failed[0].status}"
+            f"{failed[0].status}{f' ({failed[0].error})' if failed[0].error else ''}"
         )
 
 

@@ -6,7 +6,7 @@ chosen on the validation rows; the test rows serve to report, once, and select n
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -32,7 +32,8 @@ class Row:
 
     ``delta`` is the candidate's test metric minus the baseline's, ``ci_low`` and ``ci_high`` its
     95 % interval, all on paired test rows.  ``inference_ms`` is the shortest of 30
-    timings of 64 rows on one CPU thread; ``trained_epochs`` what it took to train everything the candidate needs.
+    timings of 64 rows on one CPU thread; ``trained_epochs`` what it took to train everything the
+    candidate needs.
     """
 
     name: str
@@ -110,7 +111,8 @@ def compare(registry: Registry, runs: Sequence[Run], *, metric: str | None = Non
     singles, products = _sorted_out(registry, runs)
     table = bench(registry, [*singles, *products])
     chosen = _metric(metric or table.metric.name, table)
-    candidates = [_candidate(run, singles) for run in [*singles, *products]]
+    known = {run.id: run for run in registry.runs()}
+    candidates = [_candidate(run, known) for run in [*singles, *products]]
     val_targets, test_targets = table.targets("val"), table.targets("test")
     val = [chosen(c.predictions(table, "val"), val_targets) for c in candidates]
     rows_test = [chosen.rows(c.predictions(table, "test"), test_targets) for c in candidates]
@@ -139,29 +141,29 @@ def compare(registry: Registry, runs: Sequence[Run], *, metric: str | None = Non
 
 
 def _sorted_out(registry: Registry, runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Return the single models, members of ensembles included, and the products."""
-    products = [run for run in runs if run.kind != "single" and run.status == "finished"]
-    wanted = [parent for run in products for parent in run.parents]
-    known = {run.id: run for run in registry.runs()} if wanted else {}
-    everyone = [*runs, *(known[parent] for parent in wanted)]
-    singles = {run.id: run for run in everyone if run.kind == "single" and run.status == "finished"}
+    """Return the single models, those that products were made of included, and the products."""
+    known = {run.id: run for run in registry.runs()}
+    finished = [run for run in runs if run.status == "finished"]
+    everyone = list(finished)
+    for run in everyone:  # grows by the parents of what is in it
+        everyone += [known[parent] for parent in run.parents if known[parent] not in everyone]
+    singles = [run for run in everyone if run.kind == "single"]
     if not singles:
         raise EmptyError("a comparison needs a finished single model, however there is none")
-    return list(singles.values()), products
+    return singles, [run for run in finished if run.kind != "single"]
 
 
-def _candidate(run: Run, singles: Sequence[Run]) -> _Candidate:
+def _candidate(run: Run, known: Mapping[str, Run]) -> _Candidate:
     if run.kind != "predictions":
         method = run.config.get("method") if run.kind == "weights" else None
         return _Candidate(run.label, run.kind, method, [run], mean)
-    by_id = {single.id: single for single in singles}
     function = find("predictions", run.config["method"]).function
     arguments = run.config["arguments"]
     return _Candidate(
         run.label,
         run.kind,
         run.config["method"],
-        [by_id[parent] for parent in run.parents],
+        [known[parent] for parent in run.parents],
         lambda outputs_K: function(outputs_K, **arguments),
     )
 

@@ -114,12 +114,20 @@ class Bench:
 def members(registry: Registry, refs: Sequence[str]) -> list[Run]:
     """Find the models that references name; by default those of the latest training.
 
+    A model averaged from others is a member only where it is named itself, not by a glob.
+
     Raises:
         EmptyError: where none of them is finished.
         NotFoundError: where a reference matches nothing.
     """
     found = registry.runs(refs) if refs else _latest(registry.runs())
-    models = [run for run in found if run.kind != "predictions" and run.status == "finished"]
+    named = {run.id for run in found if {run.name, run.id, run.label}.intersection(refs)}
+    models = [
+        run
+        for run in found
+        if run.status == "finished"
+        and (run.kind == "single" or (run.kind == "weights" and run.id in named))
+    ]
     if not models:
         raise EmptyError(
             f"there must be a finished model, however of the {len(found)} runs none is finished"
@@ -137,9 +145,10 @@ def candidates(registry: Registry, refs: Sequence[str]) -> list[Run]:
 
 
 def _latest(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs that share the name of the single model added last."""
-    names = [run.name for run in runs if run.kind == "single"]
-    return [run for run in runs if run.kind == "single" and run.name == names[-1]]
+    """Return the models that the latest training asked for, whenever they were trained."""
+    singles = [run for run in runs if run.kind == "single"]
+    latest = max((run.requested_at for run in singles), default="")
+    return [run for run in singles if run.requested_at == latest]
 
 
 def bench(registry: Registry, runs: Sequence[Run]) -> Bench:

@@ -1,8 +1,9 @@
 """Make one predictor of several members, and save it into the registry with its parents."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -15,8 +16,10 @@ from ensemble.predictions import mean, tasks
 from ensemble.recalibration import recalibrate
 from ensemble.soup import Soup
 from ensemble.state import State, check
+from zoo.errors import ZooError
 from zoo.registry import NewRun, Registry, Run
 from zoo.registry.records import digest
+from zoo.settings import NAME_RULE, is_name
 
 DEFAULTS: Mapping[Mode, str] = {"predictions": "mean", "weights": "greedy-soup"}
 BATCH = 256  # rows, or a few more, in a batch from which BatchNorm statistics are estimated
@@ -173,7 +176,7 @@ def _save(
     if state is not None:
         config["model"] = first.config["model"]
     request = NewRun(
-        name=name or f"{first.name}.{mode}-{method.name}",
+        name=f"{first.name}.{mode}-{method.name}",
         kind=mode,
         config=config,
         config_hash=digest(config)[:16],
@@ -186,15 +189,39 @@ def _save(
         parents=tuple(run.id for run in members),
         environment=first.environment,
     )
+    request = _named(registry, request, name)
     (run,) = registry.add([request])
     epochs = sum(member.epochs or 0 for member in members)
     if state is None:
         registry.finish(run.id, "finished", epochs=epochs, metrics=metrics)
-    else:
+        return registry.run(run.id)
+    try:
         registry.publish(
             run.id, state, kind="merged", epoch=None, epochs=epochs, metrics=metrics, seconds=None
         )
-    return registry.runs([run.id])[0]
+    except ZooError as error:
+        registry.finish(run.id, "failed", error=str(error))
+        raise
+    return registry.run(run.id)
+
+
+def _named(registry: Registry, request: NewRun, name: str | None) -> NewRun:
+    """Give the product its name: as asked, or the first free one made from its members'.
+
+    Raises:
+        OptionError: where the name asked for cannot be one, or is another run's.
+    """
+    base = request.name if name is None else name
+    if not is_name(base):
+        raise OptionError(f"--save takes {NAME_RULE}, however it is {base!r}")
+    taken: dict[str, set[str]] = {}
+    for run in registry.runs():
+        taken.setdefault(run.name, set()).add(f"{run.kind} {run.config_hash} {run.parents}")
+    own = {f"{request.kind} {request.config_hash} {request.parents}"}
+    if name is not None and taken.get(base, own) != own:
+        raise OptionError(f"--save takes a new name, however {base!r} is that of another run")
+    names = (base if k == 1 else f"{base}-{k}" for k in itertools.count(1))
+    return replace(request, name=next(n for n in names if taken.get(n, own) == own))
 
 
 def _weights(given: Any, count: int) -> list[float]:

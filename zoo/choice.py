@@ -11,7 +11,6 @@ from torch import Tensor
 
 from zoo.engines import Engine
 from zoo.stack import Stack
-from zoo.tape import NotRecordableError
 
 MARGIN = 1.2  # by which all threads must be faster than one
 ROUND_S = 0.002  # of steps, each time that an engine is timed
@@ -51,7 +50,7 @@ def choose(stack: Stack, engines: Sequence[Engine], x_KN: Tensor, y_KN: Tensor) 
     for engine in engines:
         try:
             timers += [_Timer(engine, count, stack, x_KN, y_KN) for count in counts]
-        except (NotRecordableError, RuntimeError) as error:
+        except RuntimeError as error:
             if engine is engines[-1] and not timers:
                 raise
             impossible.append(f"{engine.name} impossible: {str(error).splitlines()[0]}")

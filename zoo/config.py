@@ -8,7 +8,6 @@ same hash, in any order, spelling or file.
 import hashlib
 import itertools
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +36,9 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which data, and how they are split.  Every member of a zoo sees the same split."""
 
-    ref: str = Field(description="a built-in name (digits, iris, ...) or the path of a CSV file")
+    ref: str = Field(
+        min_length=1, description="a built-in name (digits, iris, ...) or the path of a CSV file"
+    )
     target: str | None = Field(default=None, description="the column to predict, for a file")
     task: Literal["classification", "regression"] | None = Field(
         default=None, description="found from the target when not given"
@@ -89,6 +90,12 @@ class SGD(Section):
     nesterov: bool = False
     weight_decay: NonNegative = 0.0
 
+    @model_validator(mode="after")
+    def _moves(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum, however it is 0")
+        return self
+
 
 class Adam(Section):
     """Adam; its weight decay is an L2 penalty added to the gradient."""
@@ -131,6 +138,13 @@ class StopConfig(Section):
     )
     min_delta: NonNegative = Field(default=0.0, description="an improvement must exceed this")
 
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        usual = "max" if self.metric == "accuracy" else "min"
+        if self.mode not in (None, usual):
+            raise ValueError(f"the mode of {self.metric} is {usual}, however it is {self.mode}")
+        return self
+
     @property
     def direction(self) -> Literal["min", "max"]:
         """The mode, or the one that suits the metric."""
@@ -153,15 +167,20 @@ class RunConfig(Section):
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of these settings in canonical JSON."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """16 hexadecimal digits of the SHA-256 of these settings in canonical JSON.
+
+        The path of the data is left out: the same bytes may lie in another place.
+        """
+        canonical = json.dumps(
+            self.model_dump(mode="json", exclude={"data": {"ref"}}), sort_keys=True
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 class Request(Section):
     """The outline of a ``train-many``; its sections are read cell by cell."""
 
-    name: str | None = Field(default=None, min_length=1, max_length=100)
+    name: str | None = None
     seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = tuple(range(8))
     grid: dict[str, Any] = Field(
         default_factory=dict, description="dotted key -> the values to try"
@@ -191,11 +210,8 @@ class Request(Section):
     @field_validator("name")
     @classmethod
     def _plain(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[\w.+][\w.+-]*", value):
-            raise ValueError(
-                "a name holds letters, digits, '.', '_', '+' and '-', and does not start with '-', "
-                f"however it is {value!r}"
-            )
+        if value is not None and not settings.is_name(value):
+            raise ValueError(f"a name holds {settings.NAME_RULE}, however it is {value!r}")
         return value
 
 
@@ -252,12 +268,13 @@ def parse(asked: Mapping[str, Any]) -> Config:
     sections = request.model_dump(exclude={"name", "seeds", "grid"}, exclude_unset=True)
     # Written out, so that a grid that comes to these keeps what was set for them.
     base = settings.override(sections, {})
-    for section, name in (("model", "mlp"), ("optim", "adam")):
+    for section, name in settings.DEFAULTS.items():
         base.setdefault(section, {}).setdefault("name", name)
     cells = []
     for cell in itertools.product(*grid.values()):
         varied = dict(zip(grid, cell, strict=True))
-        cells.append((_validated(RunConfig, settings.override(base, varied)), varied))
+        run = _validated(RunConfig, settings.override(base, varied))
+        cells.append((run, {key: varied[key] for key in varied if len(grid[key]) > 1}))
     if len({run.hash for run, _ in cells}) < len(cells):
         raise ConfigError("grid: every value must differ, however two settings are the same")
     first, _ = cells[0]
@@ -286,7 +303,7 @@ def _explain(detail: Any) -> str:
         case "value_error":
             return f"{key}: {detail['ctx']['error']}"
         case _:
-            fault = detail["msg"].replace("Input should", "should", 1)
+            fault = detail["msg"].replace("Input should", "should", 1).replace("tuple", "list")
             return f"{key}: {fault}, however it is {detail['input']!r}"
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from zoo import noise
 from zoo.objective import Objective
 from zoo.stack import Stack
 from zoo.tape import record
@@ -164,6 +165,7 @@ class Sequential:
     def __init__(self, module: nn.Module, objective: Objective) -> None:
         self.module = module
         self.objective = objective
+        self.random: bool | None = None  # whether the module draws random numbers; not known yet
         self.bound: Stack | None = None
         self.members: list[nn.Module] = []
 
@@ -173,12 +175,9 @@ class Sequential:
         """Run one training batch per member (see :class:`Engine`)."""
         losses, scores = [], []
         gradient_KP = torch.empty_like(stack.flat_KP)
-        # Not torch.manual_seed, which takes as long as a step of a small network.
-        generator = _default_generator(x_KN.device)
-        for k, (member, seed) in enumerate(zip(self._bind(stack), seed_K.tolist(), strict=True)):
-            generator.manual_seed(seed)
+        for k, member in enumerate(self._bind(stack)):
             with torch.enable_grad():
-                outputs_NC = member(x_KN[k])
+                outputs_NC = self._forward(member, x_KN[k], seed_K[k : k + 1])
                 loss = self.objective.loss(outputs_NC, y_KN[k])
                 gradients = torch.autograd.grad(
                     loss, self._trained(member), allow_unused=True, materialize_grads=True
@@ -206,6 +205,19 @@ class Sequential:
             members.append(torch.cat([member(rows) for rows in _portions(x_N)]))
             member.train()
         return torch.stack(members)
+
+    def _forward(self, member: nn.Module, x_N: Tensor, seed_1: Tensor) -> Tensor:
+        """Run a member with random numbers of its own; those that draw none are not watched."""
+        if self.random is False:
+            outputs: Tensor = member(x_N)
+            return outputs
+        # For what has no replacement.  torch.manual_seed would take as long as a small step.
+        _default_generator(x_N.device).manual_seed(int(seed_1))
+        with noise.Own(seed_1) as own:
+            outputs = member(x_N)
+        if self.random is None:
+            self.random = own.drew
+        return outputs
 
     def _bind(self, stack: Stack) -> list[nn.Module]:
         """Return K modules that live in the rows of the stack."""

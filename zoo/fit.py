@@ -116,7 +116,11 @@ def check(config: RunConfig, data: Data) -> None:
     Raises:
         ConfigError: where the model, the batch size or the monitored metric do not suit the data.
     """
-    module = build(config.model, data, seed=0)
+    try:
+        module = build(config.model, data, seed=0)
+    except (RuntimeError, MemoryError) as error:
+        fault = str(error).splitlines()[0]
+        raise ConfigError(f"model: cannot be built with these options: {fault}") from error
     rows = len(data.train)
     if batch_size(config, data) > rows:
         raise ConfigError(

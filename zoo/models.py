@@ -61,7 +61,7 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
     >>> options("mlp", {"hidden": 32})
     Traceback (most recent call last):
-    zoo.errors.ConfigError: model.hidden: Input should be a valid tuple, however it is 32
+    zoo.errors.ConfigError: model.hidden: should be a valid list, however it is 32
     """
     if name not in BUILDERS:
         raise ConfigError(f"model.name: no such model {name!r}{nearest(name, BUILDERS)}")
@@ -77,7 +77,8 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
             unknown = str(detail["loc"][-1])
             fault = f"{name} has no such option{nearest(unknown, schema.model_fields)}"
         else:
-            fault = f"{detail['msg']}, however it is {detail['input']!r}"
+            what = detail["msg"].replace("Input should", "should", 1).replace("tuple", "list")
+            fault = f"{what}, however it is {detail['input']!r}"
         raise ConfigError(f"{key}: {fault}") from None
 
 

@@ -13,16 +13,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 MASK = 0xFFFFFFFF
 
 
 class Stream:
-    """The draws of one recording, in the order in which the network makes them."""
+    """The draws of one forward pass, in the order in which the network makes them.
 
-    def __init__(self, seed_K: Tensor) -> None:
+    Without a member axis (``alone``) the one member draws what it would draw within a stack.
+    """
+
+    def __init__(self, seed_K: Tensor, *, alone: bool = False) -> None:
         self.seed_K = seed_K
+        self.alone = alone
         self.draws = 0
 
     def draw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -31,18 +36,55 @@ class Stream:
         Known are the operations of dropout and ``torch.rand_like``, on tensors (K, ...).
         """
         tensor = args[0] if args and isinstance(args[0], Tensor) else None
-        if func not in KNOWN or tensor is None or tensor.shape[:1] != self.seed_K.shape:
+        if func not in KNOWN or tensor is None:
+            return None
+        shaped = tensor.unsqueeze(0) if self.alone else tensor
+        if shaped.shape[:1] != self.seed_K.shape:
             return None
         self.draws += 1
-        uniform = uniform_like(tensor, self.seed_K, self.draws)
+        uniform = uniform_like(shaped, self.seed_K, self.draws).view(tensor.shape)
         if func is aten.rand_like.default:
             return uniform.to(kwargs.get("dtype") or tensor.dtype)
         probability = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
         if func is aten.native_dropout.default:
-            keep = uniform >= probability
+            keep = uniform < 1 - probability
             return tensor * keep / (1 - probability), keep
         hit = uniform < probability
         return tensor.copy_(hit) if func is aten.bernoulli_.float else hit.to(tensor.dtype)
+
+
+class Own(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    """Lets a module that runs alone draw the numbers that it would draw within a stack."""
+
+    def __init__(self, seed_1: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.stream = Stream(seed_1, alone=True)
+        self.drew = False
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep PyTorch from importing its compiler, which takes two seconds, at the first call."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not is_random(func, args):
+            return func(*args, **kwargs)
+        self.drew = True
+        drawn = self.stream.draw(func, args, kwargs)
+        return func(*args, **kwargs) if drawn is None else drawn
+
+
+def is_random(func: Any, args: tuple[Any, ...]) -> bool:
+    """Tell whether an operation draws random numbers; attention without dropout does not."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.name == "dropout_p":
+            return bool(args[position] if position < len(args) else argument.default_value)
+    return True
 
 
 KNOWN = {

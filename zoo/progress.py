@@ -21,7 +21,7 @@ class Progress:
     """Follows the events of :func:`zoo.training.train_many`; use it in a ``with`` statement."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or Console(stderr=True, highlight=False, markup=False, emoji=False)
         self.live = Live(console=self.console, refresh_per_second=4, transient=True)
         self.labels: dict[str, str] = {}
         self.limits: dict[str, int] = {}

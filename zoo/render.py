@@ -11,6 +11,7 @@ from typing import Any, Literal
 from tabulate import tabulate
 
 from zoo.registry import Checkpoint, Run
+from zoo.settings import flatten
 
 Format = Literal["table", "json", "csv", "markdown"]
 LISTED = ("run", "id", "status", "best_epoch", "val")
@@ -101,21 +102,12 @@ def card(
         "best epoch": run.best_epoch,
         **run.metrics,
     }
-    facts |= _flat(run.config)
+    facts |= flatten(run.config)
     for checkpoint in checkpoints:
         facts[f"weights ({checkpoint.kind})"] = f"{checkpoint.sha256} ({checkpoint.size} bytes)"
     lines = [(key, _cell(value, form)) for key, value in facts.items() if value not in (None, "")]
     text = tabulate(lines, tablefmt="plain", disable_numparse=True)
     return f"{text}\n\n{epochs}" if history else text
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested settings into dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else None
-        flat |= {f"{prefix}{key}": value} if inner is None else inner
-    return flat
 
 
 def _finite(value: Any) -> Any:

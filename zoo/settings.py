@@ -9,6 +9,8 @@ from typing import Any
 from zoo.errors import ConfigError
 
 MOST_SEEDS = 100_000
+NAME_RULE = "up to 100 letters, digits, '.', '_', '+' and '-', not starting with '-'"
+DEFAULTS = {"model": "mlp", "optim": "adam"}  # the names of sections that do not give one
 WORD = r"""\s*(?:"[^"]*"|'[^']*'|[^\s,"'\[\]][^,"'\[\]]*)\s*"""
 
 
@@ -67,13 +69,42 @@ def merge(
     >>> merge({"optim": {"lr": 0.1}}, {"data.ref": "iris", "name": None}, {"optim.lr": [0.2, 0.3]})
     {'optim': {'lr': 0.1}, 'data': {'ref': 'iris'}, 'grid': {'optim.lr': [0.2, 0.3]}}
     """
+    assigned = dict(assigned)
+    seeds = assigned.pop("seeds", None)
     single = {key: values[0] for key, values in assigned.items() if len(values) == 1}
     given = {key: value for key, value in flags.items() if value is not None} | single
+    if seeds is not None:
+        given["seeds"] = seeds[0] if len(seeds) == 1 else seeds
     merged = override(settings, given)
-    table = merged.pop("grid", {})
-    grid = {key: values for key, values in flatten(table).items() if key not in given}
+    grid = dict(flatten(merged.pop("grid", {})))
+    grid = {key: values for key, values in grid.items() if key not in given}
     grid |= {key: values for key, values in assigned.items() if len(values) > 1}
+    # What is set beside a grid of names is meant for each of them.
+    named = {key.partition(".")[0] for key in grid if key.endswith(".name")}
+    grid |= {key: [v] for key, v in single.items() if key.partition(".")[0] in named}
     return merged | ({"grid": grid} if grid else {})
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text can name runs.
+
+    >>> is_name("digits-mlp.v2"), is_name("../x"), is_name("--flag")
+    (True, False, False)
+    """
+    return re.fullmatch(r"[\w.+][\w.+-]{0,99}", text) is not None
+
+
+def parse_value(text: str) -> Any:
+    """Read a TOML value; a bare word is a string.
+
+    >>> parse_value("1e-3"), parse_value("[64, 64]"), parse_value("cosine"), parse_value('"1"')
+    (0.001, [64, 64], 'cosine', '1')
+    """
+    try:
+        document = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return document["value"] if len(document) == 1 else text
 
 
 def parse_seeds(value: str | int) -> list[int]:
@@ -86,10 +117,10 @@ def parse_seeds(value: str | int) -> list[int]:
     ([0, 1, 2], [0, 1, 2], [1, 5, 8, 9])
     """
     text = str(value).strip()
-    ranges = [range(int(text))] if text.isdecimal() else [_range(p, text) for p in text.split(",")]
-    if (count := sum(map(len, ranges))) > MOST_SEEDS:
+    ranges = [(0, int(text))] if text.isdecimal() else [_range(p, text) for p in text.split(",")]
+    if (count := sum(stop - start for start, stop in ranges)) > MOST_SEEDS:
         raise ValueError(f"at most {MOST_SEEDS} seeds, however {count} were asked for")
-    return [seed for seeds in ranges for seed in seeds]
+    return [seed for start, stop in ranges for seed in range(start, stop)]
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -121,7 +152,7 @@ def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
             table = table.setdefault(key, {})
             if not isinstance(table, dict):
                 raise ConfigError(f"{dotted}: {key} is a value, not a table")
-        if path and last == "name" and table.get("name") != changes[dotted]:
+        if path and last == "name" and table.get("name", DEFAULTS.get(path[0])) != changes[dotted]:
             table.clear()
         table[last] = changes[dotted]
     return result
@@ -132,14 +163,14 @@ def _copied(value: Any) -> Any:
     return {k: _copied(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
-def _range(part: str, text: str) -> range:
+def _range(part: str, text: str) -> tuple[int, int]:
     found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
     if not found:
         raise ValueError(f"takes a count (8), a range (0-7) or a list (1,5), however got {text!r}")
     first, last = int(found[1]), int(found[2] or found[1])
     if last < first:
         raise ValueError(f"a range goes upwards, however {part.strip()!r} goes down")
-    return range(first, last + 1)
+    return first, last + 1
 
 
 def _values(key: str, text: str) -> list[Any]:
@@ -154,11 +185,4 @@ def _values(key: str, text: str) -> list[Any]:
     words = re.split(r""",(?=(?:[^"]*"[^"]*")*[^"]*$)""", text)
     if not all(re.fullmatch(WORD, word) for word in words):
         raise ConfigError(f"--set {key}: takes values separated by commas, however it is {text!r}")
-    return [_value(word.strip()) for word in words]
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    return [parse_value(word.strip()) for word in words]

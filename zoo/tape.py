@@ -38,7 +38,7 @@ CREATES = {
 }
 
 
-class NotRecordableError(Exception):
+class NotRecordableError(RuntimeError):
     """The function cannot be replayed as a straight line of tensor operations."""
 
 
@@ -64,7 +64,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has
             raise NotRecordableError("it branches on, or reads out, the value of a tensor")
         if torch.Tag.dynamic_output_shape in func.tags:
             raise NotRecordableError(f"the shape of the result of {func} depends on values")
-        if torch.Tag.nondeterministic_seeded in func.tags and _argument(func, "dropout_p", args):
+        if noise.is_random(func, args):
             with self:  # the replacement is made of operations that are recorded in turn
                 drawn = self.stream.draw(func, args, kwargs)
             if drawn is None:
@@ -111,6 +111,8 @@ def record(
     try:
         with Recorder(seed_K, turn=True) as recorder:
             results = pytree.tree_leaves(function(*inputs))
+    except NotRecordableError:
+        raise
     except RuntimeError:  # a view that the turned products do not allow, or a true error
         with Recorder(seed_K, turn=False) as recorder:
             results = pytree.tree_leaves(function(*inputs))
@@ -314,14 +316,6 @@ def _mutated(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
         if position in hidden or (argument.alias_info is not None and argument.alias_info.is_write)
     ]
     return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
-
-
-def _argument(func: Any, name: str, args: tuple[Any, ...]) -> Any:
-    """Return the argument of that name; True where the operation has none."""
-    for position, argument in enumerate(func._schema.arguments):
-        if argument.name == name:
-            return args[position] if position < len(args) else argument.default_value
-    return True
 
 
 # Batch norm writes its running statistics in training, which its schema does not say.

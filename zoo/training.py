@@ -5,16 +5,18 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import groupby
 from typing import Any
 
 from zoo.config import Config, RunConfig
 from zoo.data import Data, load
-from zoo.errors import InterruptedRunsError, MismatchError
+from zoo.errors import InterruptedRunsError, MismatchError, ZooError
 from zoo.fit import EngineName, Epoch, Finished, Fit, Member, Pass, batch_size, check, shape_key
 from zoo.registry import NewRun, Registry, Run
+from zoo.registry.records import label
+from zoo.settings import flatten
 
 FLUSH_S = 1.0  # how long epochs may wait to be written together: one disk synchronisation for all
 DONE = ("finished", "diverged")
@@ -109,8 +111,9 @@ def train_many(
         MismatchError: where the zoo's name is taken by runs on other data.
         InterruptedRunsError: at Ctrl-C, once everything finished is safe.
     """
-    _refuse_other_data(plan, registry.runs())
-    runs = registry.add(plan.requests)
+    known = [run for run in registry.runs() if run.name == plan.title]
+    _refuse_other_data(plan, known)
+    runs = registry.add(_distinguish(plan.requests, known))
     pending = [run for run in runs if run.status not in DONE]
     watch(Begun(plan, runs, pending))
     configs = {run.id: RunConfig.model_validate(run.config) for run in pending}
@@ -186,15 +189,18 @@ class _Journal:
                 end.key, end.status, error=fault, epochs=end.epochs, seconds=end.seconds
             )
             return
-        self.registry.publish(
-            end.key,
-            end.state,
-            status=end.status,
-            epoch=end.best.epoch,
-            epochs=end.epochs,
-            metrics=_metrics(end.best, self.data),
-            seconds=end.seconds,
-        )
+        try:
+            self.registry.publish(
+                end.key,
+                end.state,
+                status=end.status,
+                epoch=end.best.epoch,
+                epochs=end.epochs,
+                metrics=_metrics(end.best, self.data),
+                seconds=end.seconds,
+            )
+        except ZooError as error:  # such as a full disk: the others may still find room
+            self.registry.finish(end.key, "failed", error=str(error))
 
 
 def _metrics(epoch: Epoch, data: Data) -> dict[str, float]:
@@ -210,18 +216,32 @@ def _metrics(epoch: Epoch, data: Data) -> dict[str, float]:
 def _refuse_other_data(plan: Plan, known: Sequence[Run]) -> None:
     asked = plan.requests[0]
     for run in known:
-        if run.name != plan.title:
-            continue
         for what, theirs, ours in (
-            ("data", run.data_ref, asked.data_ref),
-            ("content (SHA-256)", run.data_fingerprint, asked.data_fingerprint),
+            ("data", run.data_fingerprint, asked.data_fingerprint),
             ("split", run.split_hash, asked.split_hash),
         ):
             if theirs != ours:
                 raise MismatchError(
                     f"the runs of one name must share their data, however {plan.title!r} was "
-                    f"trained on other {what}: {theirs}, now {ours}; choose another --name"
+                    f"trained on other {what}: {run.data_ref} ({theirs}), now {asked.data_ref} "
+                    f"({ours}); choose another --name"
                 )
+
+
+def _distinguish(requests: Sequence[NewRun], known: Sequence[Run]) -> list[NewRun]:
+    """Name in a run's label what sets it apart from an earlier run that has the same label."""
+    earlier: dict[str, Run] = {}
+    for run in known:
+        earlier.setdefault(run.label, run)
+    told = []
+    for request in requests:
+        other = earlier.get(label(request.name, request.varied, request.seed))
+        if other is not None and other.config_hash != request.config_hash:
+            theirs, ours = flatten(other.config), flatten(request.config)
+            apart = {key: value for key, value in ours.items() if theirs.get(key) != value}
+            request = replace(request, varied={**apart, **request.varied})
+        told.append(request)
+    return told
 
 
 def _now(runs: Sequence[Run], registry: Registry) -> list[Run]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from zoo import config
 from zoo.config import Adam, Config, Request, RunConfig, parse
 from zoo.errors import ConfigError
-from zoo.settings import assignments, parse_seeds, read
+from zoo.settings import assignments, merge, parse_seeds, read
 
 IRIS = {"data": {"ref": "iris"}}
 
@@ -210,7 +210,7 @@ def test_the_hash_of_settings_written_in_full_is_pinned():
         train={"epochs": 7, "batch_size": 32},
         stop={"metric": "accuracy", "mode": "max", "patience": 3, "min_delta": 0.125},
     )
-    assert run.hash == "7825c3417b95e6bb"
+    assert run.hash == "34cae3bc24b4df61"
 
 
 def test_the_hash_ignores_name_seeds_and_the_way_a_value_was_reached():
@@ -250,7 +250,6 @@ def test_the_same_options_of_a_model_have_the_same_hash_however_written(one, oth
 
 DIFFERENT = [
     {},
-    {"data": {"ref": "wine"}},
     {"data": {"ref": "iris", "split_seed": 1}},
     {"data": {"ref": "iris", "val": 0.1}},
     {"model": {"hidden": [8]}},
@@ -320,8 +319,8 @@ MISTAKES = [
     ({"seeds": [2**31]}, "seeds.0: should be less than"),
     ({"seeds": True}, "seeds: takes a count"),
     ({"name": ""}, "name: "),
-    ({"name": "-x"}, "name: a name holds letters"),
-    ({"name": "a/b"}, "name: a name holds letters"),
+    ({"name": "-x"}, "name: a name holds up to 100 letters"),
+    ({"name": "a/b"}, "name: a name holds up to 100 letters"),
     ({"grid": 5}, "grid: should be a valid dictionary"),
     ({"grid": {"optim.lrr": [1]}}, "optim.lrr: no such key; did you mean 'lr'?"),
     ({"grid": {"seeds": [1, 2]}}, "seeds: no such key"),
@@ -482,9 +481,37 @@ def test_the_title_is_the_name_or_the_data_and_the_model():
     ("stop", "direction"),
     [({}, "min"), ({"metric": "rmse"}, "min"), ({"metric": "accuracy"}, "max")],
 )
-def test_the_direction_of_stopping_suits_the_metric_unless_it_is_given(stop, direction):
+def test_the_direction_of_stopping_suits_the_metric(stop, direction):
     assert only(stop=stop).stop.direction == direction
-    assert only(stop={**stop, "mode": "max"}).stop.direction == "max"
+    assert only(stop={**stop, "mode": direction}).stop.direction == direction
+    other = {"min": "max", "max": "min"}[direction]
+    assert f"is {direction}, however it is {other}" in refused(stop={**stop, "mode": other})
+
+
+def test_the_place_of_the_data_is_not_part_of_the_hash():
+    assert only(data={"ref": "a.csv"}).hash == only(data={"ref": "./a.csv"}).hash
+
+
+def test_what_is_set_beside_a_grid_of_names_is_meant_for_each():
+    asked = merge(
+        {"data": {"ref": "iris"}, "seeds": 1},
+        {},
+        assignments(["optim.name=adam,adamw", "optim.lr=0.5", "seeds=3"]),
+    )
+    runs = parse(asked).runs()
+    assert {(run.optim.name, run.optim.lr) for run, _, _ in runs} == {("adam", 0.5), ("adamw", 0.5)}
+    assert all(list(varied) == ["optim.name"] for _, varied, _ in runs)
+    assert len(runs) == 6
+
+
+def test_naming_the_default_keeps_what_was_set_for_it():
+    asked = merge({"optim": {"lr": 0.5}, "model": {"hidden": [8]}}, {"model.name": "mlp"}, {})
+    assert asked["model"] == {"hidden": [8], "name": "mlp"}
+
+
+def test_nesterov_needs_momentum():
+    told = refused(optim={"name": "sgd", "nesterov": True, "momentum": 0.0})
+    assert told == "optim: nesterov needs a momentum, however it is 0"
 
 
 def test_settings_cannot_be_changed_once_read():

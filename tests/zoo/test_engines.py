@@ -477,3 +477,21 @@ def test_frozen_and_unused_parameters_have_no_gradient(kind, engine):
     for name in moved.params:
         idle = name.startswith(("first.", "spare."))
         assert (moved.params[name] == 0).all() == idle, name
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_both_engines_drop_the_same_units(model):
+    shape = (1, 8, 8)
+    modules = [models.build(model, {"dropout": 0.4}, shape, 3, seed) for seed in range(3)]
+    noise = torch.Generator().manual_seed(0)
+    x_KN = torch.randn(3, 16, *shape, generator=noise)
+    y_KN = torch.randint(0, 3, (3, 16), generator=noise)
+    seed_K = torch.tensor([5, 6, 5])
+    told = []
+    for engine in ENGINES:
+        made = engine(modules[0], objective("classification"))
+        for _ in range(2):  # the second time, what draws is known
+            told.append(made.step(stack(modules), x_KN, y_KN, seed_K))
+    for loss_K, _, gradient_KP in told[1:]:
+        torch.testing.assert_close(loss_K, told[0][0])
+        torch.testing.assert_close(gradient_KP, told[0][2], rtol=1e-4, atol=1e-5)

@@ -539,7 +539,6 @@ APART = [
     {"optim": {"name": "adamw"}},
     {"train": {"batch_size": 16}},
     {"stop": {"metric": "accuracy"}},
-    {"stop": {"mode": "max"}},
 ]
 
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from zoo.errors import MismatchError, NotFoundError, UsageError, ZooError
 from zoo.registry import Run
-from zoo.registry.records import label, parsed
+from zoo.registry.records import label
 from zoo.registry.references import resolve
+from zoo.settings import parse_value
 
 
 def run(number, name="digits-mlp", seed=0, status="finished", lr=0.001, **changes):
@@ -29,6 +30,7 @@ def run(number, name="digits-mlp", seed=0, status="finished", lr=0.001, **change
         "preprocessing": {},
         "status": status,
         "created_at": "",
+        "requested_at": "",
         "started_at": None,
         "finished_at": None,
         "best_epoch": 1,
@@ -194,5 +196,5 @@ def test_a_label_finds_its_run(value, seed):
 
 
 def test_values_are_toml_or_words():
-    assert parsed("1\nb = 2") == "1\nb = 2"
+    assert parse_value("1\nb = 2") == "1\nb = 2"
     assert label("n", {"a": "1", "b": "x y"}, None) == 'n/a="1",b="x y"'

@@ -132,10 +132,12 @@ def _names(path: Path, cells: list[str]) -> list[str]:
     """Return the column names of a header row, or say that it is none."""
     names = [" ".join(unicodedata.normalize("NFC", cell).split()) for cell in cells]
     # Frames without names of their own are written with 0, 1, 2, ...: these are names.
-    if all(map(NUMBER.fullmatch, names)) and names != [str(i) for i in range(len(names))]:
+    numbers = [name for name in names if NUMBER.fullmatch(name)]
+    counted = names == [str(i) for i in range(len(names))]
+    if (len(numbers) == len(names) and not counted) or any("." in name for name in numbers):
         raise DataError(
-            f"{path}: needs a header row that names the columns, however its first row holds only "
-            f"numbers ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}); add one"
+            f"{path}: needs a header row that names the columns, however its first row holds "
+            f"numbers ({', '.join(numbers[:5])}{', ...' if len(numbers) > 5 else ''}); add one"
         )
     names = [name or f"Unnamed: {i}" for i, name in enumerate(names)]
     twice = [name for name, count in Counter(names).items() if count > 1]

@@ -5,6 +5,7 @@ it begins, because a read that turns into a write fails at once instead of waiti
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,15 +95,27 @@ class Database:
         if not create:
             raise NotFoundError(f"no registry at {self.path}; train-many makes one")
         with self._explained():
-            raw = self._engine.raw_connection()
-            try:
-                raw.cursor().execute("PRAGMA journal_mode=WAL").close()
-            finally:
-                raw.close()
+            self._write_ahead()
         with self.write() as connection:
             if self._check(connection):  # nobody else was quicker
                 metadata.create_all(connection)
                 connection.execute(insert(meta).values(key="schema", value=str(SCHEMA)))
+
+    def _write_ahead(self) -> None:
+        """Turn on the write-ahead log; SQLite does not wait for others here, so this does."""
+        deadline = time.monotonic() + PATIENCE_S
+        raw = self._engine.raw_connection()
+        try:
+            while True:
+                try:
+                    raw.cursor().execute("PRAGMA journal_mode=WAL").close()
+                    return
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.01)
+        finally:
+            raw.close()
 
     def _check(self, connection: Connection) -> bool:
         """Say whether the file is still empty; refuse one that is not ours to read."""

@@ -4,10 +4,11 @@ import hashlib
 import json
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from zoo.settings import parse_value
 
 Kind = Literal["single", "predictions", "weights", "distilled"]
 Status = Literal["queued", "running", "finished", "diverged", "failed", "interrupted"]
@@ -56,8 +57,9 @@ class NewRun:
 class Run:
     """A run as the registry knows it.
 
-    Times are UTC in ISO 8601.  ``epochs`` counts those trained, ``best_epoch`` names the one whose
-    weights were kept, ``seconds`` is the run's own time.  ``metrics`` holds finite values only.
+    Times are UTC in ISO 8601; runs asked for together share ``requested_at``, whenever they ran.
+    ``epochs`` counts those trained, ``best_epoch`` names the one whose weights were kept,
+    ``seconds`` is the run's own time.  ``metrics`` holds finite values only.
     """
 
     id: str
@@ -75,6 +77,7 @@ class Run:
     preprocessing: dict[str, Any]
     status: Status
     created_at: str
+    requested_at: str
     started_at: str | None
     finished_at: str | None
     best_epoch: int | None
@@ -117,19 +120,6 @@ def label(name: str, varied: Mapping[str, Any], seed: int | None) -> str:
     return f"{name}/{','.join(settings)}" if settings else name
 
 
-def parsed(text: str) -> Any:
-    """Read a TOML value; a bare word is a string.
-
-    >>> parsed("1e-3"), parsed("[64, 64]"), parsed("cosine"), parsed('"1"')
-    (0.001, [64, 64], 'cosine', '1')
-    """
-    try:
-        document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return document["value"] if len(document) == 1 else text
-
-
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     """Keep the finite metrics, as plain floats.
 
@@ -146,7 +136,7 @@ def digest(value: object) -> str:
 
 
 def _written(value: Any) -> str:
-    """Write a value so that :func:`parsed` reads it back."""
-    if isinstance(value, str) and re.fullmatch(r"[\w.-]+", value) and parsed(value) == value:
+    """Write a value so that :func:`~zoo.settings.parse_value` reads it back."""
+    if isinstance(value, str) and re.fullmatch(r"[\w.-]+", value) and parse_value(value) == value:
         return value
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

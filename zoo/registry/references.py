@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from zoo.errors import MismatchError, NotFoundError, UsageError, nearest
-from zoo.registry.records import Run, parsed
+from zoo.registry.records import Run
+from zoo.settings import parse_value
 
 FIELDS = ("seed", "status", "kind")
 MISSING = object()
@@ -35,7 +36,7 @@ def resolve(runs: Sequence[Run], refs: Sequence[str]) -> list[Run]:
 
 
 def _match(runs: Sequence[Run], ref: str) -> list[Run]:
-    exact = [run for run in runs if run.name == ref]
+    exact = [run for run in runs if run.name == ref] or [run for run in runs if run.label == ref]
     if exact:
         return exact
     rest, top = _split_top(ref)
@@ -87,7 +88,7 @@ def _filters(ref: str, text: str) -> list[tuple[str, Any]]:
             raise UsageError(
                 f"{ref!r}: after the slash comes KEY=VALUE,..., however it is {item!r}"
             )
-        pairs.append((key.strip(), parsed(value.strip())))
+        pairs.append((key.strip(), parse_value(value.strip())))
     return pairs
 
 

@@ -81,6 +81,9 @@ class Registry:
             ids |= sql.insert_runs(
                 connection, {key: run for key, run in requested.items() if key not in ids}
             )
+            asked = {"requested_at": sql.now()}
+            these = table.c.id.in_([ids[identity] for identity in identities])
+            connection.execute(update(table).where(these).values(asked))
             known = {run.id: run for run in sql.select_runs(connection, named)}
         return [known[ids[identity]] for identity in identities]
 

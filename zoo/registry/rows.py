@@ -76,7 +76,12 @@ def insert_runs(connection: Connection, fresh: Mapping[str, NewRun]) -> dict[str
         if content not in shared:  # quick: members of a zoo hold the same objects
             shared.append(content)
         row = {name: getattr(new, name) for name in GIVEN}
-        row |= {"id": secrets.token_hex(6), "identity": identity, "created_at": now()}
+        row |= {
+            "id": secrets.token_hex(6),
+            "identity": identity,
+            "created_at": now(),
+            "requested_at": now(),
+        }
         row |= {"status": "queued", "metrics": {}, "environment": versions | dict(new.environment)}
         rows.append(row | {"dataset_id": shared.index(content)})
         edges += [

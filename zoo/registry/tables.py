@@ -56,6 +56,7 @@ run = Table(
     Column("varied", JSON, nullable=False),
     Column("status", String(20), nullable=False),
     Column("created_at", String(32), nullable=False),
+    Column("requested_at", String(40), nullable=False),
     Column("started_at", String(32)),
     Column("finished_at", String(32)),
     Column("best_epoch", Integer),
