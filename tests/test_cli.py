@@ -251,6 +251,10 @@ def bad(*arguments: str, says: str, files: dict[str, str] | None = None, code: i
         bad("--data", "digits", "--set", "optim.lr", says="--set takes KEY=VALUE"),
         bad("--data", "digits", "--seeds", "1,1", says="seeds: a seed may be given once"),
         bad("--data", "digits", "--seeds", "-3", says="seeds: takes a count"),
+        bad("--data", "digits", "--seeds", "9" * 30, says="seeds: at most 100000"),
+        bad("--data", "digits", "--set", "model.hidden=64", says="should be a valid list"),
+        bad("--data", "digits", "--set", "model.hidden=[999999,999999]", says="cannot be built"),
+        bad("--data", "digits", "--set", "stop.mode=max", says="the mode of loss is min"),
         bad("--data", "digits", "--set", "train.batch_size=5000", says="at most the 1079 training"),
         bad("--data", "digits", "--set", "stop.metric=rmse", says="must be loss or accuracy"),
         bad("--data", "iris", "--model", "cnn", says="cnn takes images"),
@@ -381,6 +385,82 @@ def test_damaged_weights_are_refused_with_code_4(zoo, tmp_path):
     blob = next(tmp_path.glob("checkpoints/blobs/*/*.safetensors"))
     blob.write_bytes(blob.read_bytes()[:-1])
     assert "expected" in zoo("ensemble", "--mode", "predictions", code=4).stderr
+
+
+def test_products_are_members_only_where_they_are_named(zoo):
+    zoo("train-many", "--data", "iris", "--seeds", "2", *QUICK)
+    zoo("ensemble", "--mode", "weights", "--save", "iris-soup")
+    glob = zoo("ensemble", "iris-*", "--mode", "predictions", "--format", "json")
+    assert json.loads(glob.stdout)["members"] == 2
+    both = zoo("ensemble", "iris-mlp", "iris-soup", "--mode", "predictions", "--save", "both")
+    assert "3 of 3" in both.stdout
+    assert "both" in zoo("compare", "iris-*", "both").stdout
+    assert "best single" in zoo("compare", "both").stdout
+
+
+def test_by_default_the_latest_training_is_meant_even_if_it_was_there_already(zoo):
+    zoo("train-many", "--data", "iris", "--seeds", "2", *QUICK)
+    zoo("train-many", "--data", "wine", "--seeds", "2", *QUICK)
+    zoo("train-many", "--data", "iris", "--seeds", "2", *QUICK)
+    product = json.loads(zoo("ensemble", "--mode", "predictions", "--format", "json").stdout)
+    assert product["name"] == "iris-mlp.predictions-mean"
+
+
+def test_runs_of_one_name_and_seed_are_told_apart(zoo):
+    zoo("train-many", "--data", "iris", "--seeds", "1", *QUICK)
+    other = zoo("train-many", "--data", "iris", "--seeds", "1", "--set", "train.epochs=2")
+    assert "iris-mlp/train.epochs=2,seed=0" in other.stdout
+    assert "optim.lr" in zoo("show", "iris-mlp/seed=0").stdout
+    assert "optim.lr" in zoo("show", "iris-mlp/train.epochs=2,seed=0").stdout
+    only = json.loads(zoo("ensemble", "--mode", "predictions", "--format", "json").stdout)
+    assert only["members"] == 1
+
+
+def test_products_have_names_of_their_own(zoo):
+    zoo("train-many", "--data", "iris", "--seeds", "3", *QUICK)
+    for name, says in (("a b/c@best", "letters"), ("iris-mlp", "that of another run")):
+        assert says in zoo("ensemble", "--mode", "weights", "--save", name, code=2).stderr
+    zoo("ensemble", "--mode", "predictions")
+    more = zoo("ensemble", "iris-mlp@top2", "--mode", "predictions", "--format", "json")
+    assert json.loads(more.stdout)["name"] == "iris-mlp.predictions-mean-2"
+
+
+def test_brackets_in_a_file_are_shown_as_they_are(zoo, tmp_path):
+    lines = ["rate [/s],weight [kg],y", *(f"{i}.5,,{i % 2}" for i in range(60))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    trained = zoo("train-many", "--data", "t.csv", "--target", "y", "--seeds", "1", *QUICK)
+    assert "weight [kg]" in trained.stderr
+
+
+def test_a_checkpoint_that_cannot_be_published_fails_alone(zoo, monkeypatch):
+    from zoo.errors import ZooError
+    from zoo.registry.blobs import Blobs
+
+    put, calls = Blobs.put, []
+
+    def full(self, data):
+        calls.append(data)
+        if len(calls) == 2:
+            raise ZooError("no space left")
+        return put(self, data)
+
+    monkeypatch.setattr(Blobs, "put", full)
+    result = zoo("train-many", "--data", "iris", "--seeds", "3", *QUICK, code=3)
+    assert result.stdout.count("finished") == 2
+    assert "failed (no space left)" in result.stderr
+    monkeypatch.setattr(Blobs, "put", put)
+    assert (
+        "1 models to train, 2 are there"
+        in zoo("train-many", "--data", "iris", "--seeds", "3", *QUICK).stderr
+    )
+
+
+def test_ctrl_c_anywhere_ends_with_130(zoo, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zoo.training.plan", interrupted)
+    assert "interrupted" in zoo("train-many", "--data", "iris", code=130).stderr
 
 
 @contextmanager
