@@ -41,8 +41,8 @@ class Case:
 CASES = {
     "mlp 20-32-32-2, batch 32": Case("mlp", {"hidden": (32, 32)}, 20, 2, 32, 8, 7.0),
     "mlp 20-64-64-2, batch 128": Case("mlp", {"hidden": (64, 64)}, 20, 2, 128, 25, 3.0),
-    "mlp 64-256-256-10, batch 512": Case("mlp", {"hidden": (256, 256)}, 64, 10, 512, 8, 0.95),
-    "cnn on digits, batch 128": Case("cnn", {}, 64, 10, 128, 6, 0.95),
+    "mlp 64-256-256-10, batch 512": Case("mlp", {"hidden": (256, 256)}, 64, 10, 512, 12, 0.95),
+    "cnn on digits, batch 128": Case("cnn", {}, 64, 10, 128, 12, 0.95),
 }
 
 

@@ -450,7 +450,7 @@ def test_a_checkpoint_that_cannot_be_published_fails_alone(zoo, monkeypatch):
     assert "failed (no space left)" in result.stderr
     monkeypatch.setattr(Blobs, "put", put)
     assert (
-        "1 models to train, 2 are there"
+        "1 model to train, 2 are there"
         in zoo("train-many", "--data", "iris", "--seeds", "3", *QUICK).stderr
     )
 

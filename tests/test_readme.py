@@ -68,3 +68,9 @@ def test_the_error_shown_is_the_error_printed():
     with pytest.raises(ConfigError) as caught:
         parse({"data": {"ref": "iris"}, "optim": {"lrr": 1}})
     assert str(caught.value) == shown
+
+
+def test_the_tables_shown_have_the_columns_that_are_printed():
+    heads = re.findall(r"^candidate .*$", TEXT, re.MULTILINE)
+    assert "delta [95% interval]" in heads[0]
+    assert heads[1].split() == ["candidate", "nll", "brier", "ece", "params", "ms", "epochs"]

@@ -62,7 +62,7 @@ class Progress:
         self.limits = {run.id: run.config["train"]["epochs"] for run in event.pending}
         there = len(event.runs) - len(event.pending)
         self.console.print(
-            f"{event.plan.title}: {len(event.pending)} models to train"
+            f"{event.plan.title}: {_count(len(event.pending), 'model')} to train"
             + (f", {there} are there already" if there else ""),
             soft_wrap=True,
         )
@@ -110,6 +110,10 @@ class Progress:
         elapsed = time.monotonic() - self.started
         seconds = round(elapsed * (limit - epochs) / max(epochs, 1))
         return f"{seconds // 60}:{seconds % 60:02d}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _outcome(end: Finished, metric: str) -> str:
