@@ -53,18 +53,22 @@ class Stream:
         return tensor.copy_(hit) if func is aten.bernoulli_.float else hit.to(tensor.dtype)
 
 
-class Own(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    """Sees every operation that reaches the kernels."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep PyTorch from importing its compiler, which takes two seconds, at the first call."""
+        return False
+
+
+class Own(Watcher):
     """Lets a module that runs alone draw the numbers that it would draw within a stack."""
 
     def __init__(self, seed_1: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.stream = Stream(seed_1, alone=True)
         self.drew = False
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Keep PyTorch from importing its compiler, which takes two seconds, at the first call."""
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

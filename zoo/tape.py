@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo import noise
 
@@ -42,7 +41,7 @@ class NotRecordableError(RuntimeError):
     """The function cannot be replayed as a straight line of tensor operations."""
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+class Recorder(noise.Watcher):
     """Notes every operation that reaches the kernels; draws random numbers from ``seed_K``."""
 
     def __init__(self, seed_K: Tensor, *, turn: bool) -> None:
@@ -50,11 +49,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has
         self.operations: list[Operation] = []
         self.turn = turn
         self.stream = noise.Stream(seed_K)
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Keep PyTorch from importing its compiler, which takes two seconds, at the first call."""
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
