@@ -130,7 +130,8 @@ def members(registry: Registry, refs: Sequence[str]) -> list[Run]:
     ]
     if not models:
         raise EmptyError(
-            f"there must be a finished model, however of the {len(found)} runs none is finished"
+            "members are finished models, and averaged ones where they are named; however the "
+            f"{len(found)} runs found are none, such as {found[0].label if found else 'none'}"
         )
     return models
 
