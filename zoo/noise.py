@@ -66,7 +66,7 @@ class Own(Watcher):
     """Lets a module that runs alone draw the numbers that it would draw within a stack."""
 
     def __init__(self, seed_1: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
         self.stream = Stream(seed_1, alone=True)
         self.drew = False
 

@@ -45,7 +45,7 @@ class Recorder(noise.Watcher):
     """Notes every operation that reaches the kernels; draws random numbers from ``seed_K``."""
 
     def __init__(self, seed_K: Tensor, *, turn: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
         self.operations: list[Operation] = []
         self.turn = turn
         self.stream = noise.Stream(seed_K)

@@ -118,6 +118,6 @@ def test_text_in_a_numeric_column_of_new_rows_is_refused_by_row():
 def test_columns_are_numbers_truth_values_or_text(values, wanted):
     column = pd.Series(values, name="c")
     assert kind(column) == wanted
-    assert (text(column) == None).tolist() == column.isna().tolist()  # noqa: E711
+    assert (text(column) == None).tolist() == column.isna().tolist()  # noqa: E711  # elementwise
     if wanted != "categorical":
         assert np.isnan(numbers(column, wanted)).tolist() == column.isna().tolist()
