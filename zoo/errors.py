@@ -54,6 +54,12 @@ class IntegrityError(ZooError):
     exit_code = 4
 
 
+class UntrustedError(ZooError):
+    """Code that a config or the registry names, and that the user has not said to be trusted."""
+
+    exit_code = 4
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Say which of the ``known`` words was probably meant, for the end of an error message.
 

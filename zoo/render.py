@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tabulate import tabulate
 
+from zoo.curves import judge
 from zoo.registry import Checkpoint, Run
 from zoo.settings import flatten
 
@@ -52,9 +53,14 @@ def to_json(answer: Mapping[str, Any]) -> str:
     return json.dumps(_finite({"schema": 1, **answer}), indent=2, ensure_ascii=False)
 
 
+def metric_name(run: Run) -> str:
+    """Return the name of the metric that is reported for a run's task."""
+    return "rmse" if run.task == "regression" else "accuracy"
+
+
 def describe(run: Run) -> dict[str, Any]:
     """Return a run as one row of a list."""
-    metric = "rmse" if run.task == "regression" else "accuracy"
+    metric = metric_name(run)
     value = run.metrics.get(f"val_{metric}")
     return {
         "run": run.label,
@@ -80,11 +86,17 @@ def card(
     form: Format,
 ) -> str:
     """Write all that is known of one run; csv and markdown hold its epochs."""
+    judged = judge(run, history) if history else None
     columns = ("epoch", "train_loss", "train_metric", "val_loss", "val_metric", "seconds")
     if form == "json":
         about = asdict(run) | {"label": run.label}
         return to_json(
-            {"run": about, "checkpoints": [asdict(c) for c in checkpoints], "history": history}
+            {
+                "run": about,
+                "verdict": judged and asdict(judged),
+                "checkpoints": [asdict(c) for c in checkpoints],
+                "history": history,
+            }
         )
     epochs = render(history, columns, form)
     if form != "table":
@@ -100,6 +112,9 @@ def card(
         "parents": ", ".join(run.parents),
         "trained": f"{run.epochs} epochs in {run.seconds:.1f} s" if run.seconds else "",
         "best epoch": run.best_epoch,
+        "verdict": judged and judged.sentence,
+        "val - train loss, best epoch": judged and judged.gap_best,
+        "val - train loss, last epoch": judged and judged.gap_end,
         **run.metrics,
     }
     facts |= flatten(run.config)

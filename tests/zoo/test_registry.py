@@ -163,7 +163,7 @@ def test_starting_again_forgets_the_failed_attempt(registry):
 def test_last_weights_leave_the_best_outcome_alone(registry):
     (run,) = registry.add([new_run()])
     publish(registry, run, 1.0)
-    publish(registry, run, 2.0, kind="last", epoch=5, metrics={"val_accuracy": 0.1})
+    registry.keep(run.id, state(2.0), kind="last", epoch=5, metrics={"val_accuracy": 0.1})
     (run,) = registry.runs()
     assert (run.best_epoch, run.metrics) == (3, {"val_accuracy": 0.9})
     assert [found.kind for found in registry.checkpoints(run.id)] == ["best", "last"]

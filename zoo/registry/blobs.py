@@ -3,6 +3,8 @@
 import hashlib
 import os
 import secrets
+from collections.abc import Set
+from contextlib import suppress
 from pathlib import Path
 
 from zoo.errors import IntegrityError, UsageError, ZooError
@@ -57,6 +59,13 @@ class Blobs:
                 " or choose another place with --blobs"
             ) from error
         return sha256
+
+    def keep_only(self, known: Set[str]) -> None:
+        """Remove all files but these, unfinished ones too; what cannot be removed stays."""
+        for path in self.folder.glob("*/*"):
+            if path.stem not in known:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def get(self, sha256: str, size: int, owner: str) -> bytes:
         """Return the bytes that were published, or nothing.

@@ -12,7 +12,12 @@ from zoo.settings import parse_value
 
 Kind = Literal["single", "predictions", "weights", "distilled"]
 Status = Literal["queued", "running", "finished", "diverged", "failed", "interrupted"]
-CheckpointKind = Literal["best", "last", "epoch", "state", "merged"]
+CheckpointKind = Literal[
+    "best", "last", "top", "epoch", "ema", "swa", "lawa", "optimiser", "state", "merged"
+]
+SEVERAL: tuple[CheckpointKind, ...] = ("top", "epoch")  # a run may have one for each epoch
+Average = Literal["ema", "swa", "lawa"]
+Source = Literal["weights", Average]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,18 +98,39 @@ class Run:
         """The reference a person would write for this run, such as ``digits-mlp/seed=3``."""
         return label(self.name, self.varied, self.seed)
 
+    @property
+    def owner(self) -> str:
+        """How messages name this run."""
+        return f"run {self.label} ({self.id})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Published weights of a run; the bytes are found by their SHA-256."""
+    """Published weights of a run; the bytes are found by their SHA-256.
+
+    ``source`` says whether they are the weights of an epoch or an average of several.
+    """
 
     run_id: str
     kind: CheckpointKind
     sha256: str
     size: int
     epoch: int | None
+    source: Source
     metrics: dict[str, float]
     created_at: str
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """Where the state of some runs in the midst of their training is.
+
+    ``run_ids`` are those of the runs asked for that are part of it.
+    """
+
+    sha256: str
+    size: int
+    run_ids: tuple[str, ...]
 
 
 def label(name: str, varied: Mapping[str, Any], seed: int | None) -> str:

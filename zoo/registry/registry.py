@@ -4,27 +4,34 @@ The order of publishing makes a crash harmless: the weights are on the disk in f
 final name, before one transaction mentions them.  Readers see what is mentioned.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import insert, select, update
 
-from zoo.errors import NotFoundError, UsageError
+from zoo.errors import NotFoundError
 from zoo.registry import rows as sql
 from zoo.registry import tables
 from zoo.registry.blobs import Blobs
-from zoo.registry.database import Database, sqlite_path
-from zoo.registry.records import Checkpoint, CheckpointKind, Kind, NewRun, Run, Status, finite
-from zoo.registry.references import resolve
-from zoo.registry.weights import decode, encode
+from zoo.registry.catalogue import Catalogue
+from zoo.registry.records import (
+    Checkpoint,
+    CheckpointKind,
+    Run,
+    SavedState,
+    Source,
+    Status,
+    finite,
+)
+from zoo.registry.weights import decode, encode, header
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Registry:
+class Registry(Catalogue):
     """Every run, its history and its weights.  Close it, or use it in a ``with`` statement.
 
     >>> from tempfile import TemporaryDirectory
@@ -46,80 +53,10 @@ class Registry:
         create: bool = True,
     ) -> None:
         self._blobs = Blobs(blobs)
-        path = sqlite_path(url)
+        self._states = Blobs(self._blobs.folder / "states")
         if create:
             self._blobs.create()
-        self._database = Database(path, create=create)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the database."""
-        self._database.close()
-
-    def add(self, runs: Sequence[NewRun]) -> list[Run]:
-        """Queue runs, all or none; one that is there already is returned as it is.
-
-        Two requests are the same run where name, kind, config hash, data, split, seed and parents
-        agree.  The answer has the order of the request.
-
-        Raises:
-            NotFoundError: where a parent is unknown.
-        """
-        identities = [run.identity for run in runs]
-        table = tables.run
-        named = table.c.name.in_({run.name for run in runs})
-        with self._database.write() as connection:
-            sql.require(connection, {parent for run in runs for parent in run.parents})
-            query = select(table.c.identity, table.c.id).where(named)
-            ids = {row.identity: row.id for row in connection.execute(query)}
-            requested = dict(zip(identities, runs, strict=True))
-            ids |= sql.insert_runs(
-                connection, {key: run for key, run in requested.items() if key not in ids}
-            )
-            asked = {"requested_at": sql.now()}
-            these = table.c.id.in_([ids[identity] for identity in identities])
-            connection.execute(update(table).where(these).values(asked))
-            known = {run.id: run for run in sql.select_runs(connection, named)}
-        return [known[ids[identity]] for identity in identities]
-
-    def start(self, run_ids: Sequence[str]) -> None:
-        """Mark runs as running; what an earlier, unfinished attempt recorded is removed.
-
-        Raises:
-            NotFoundError: where a run is unknown.
-            UsageError: where a run is finished already.
-        """
-        table, history = tables.run, tables.history
-        with self._database.write() as connection:
-            sql.require(connection, run_ids)
-            these = table.c.id.in_(run_ids)
-            finished = sql.select_runs(connection, these & (table.c.status == "finished"))
-            if finished:
-                raise UsageError(f"{_owner(finished[0])} is finished already")
-            connection.execute(delete(history).where(history.c.run_id.in_(run_ids)))
-            fresh: dict[str, Any] = {"status": "running", "started_at": sql.now(), "metrics": {}}
-            fresh |= dict.fromkeys(("finished_at", "best_epoch", "epochs", "seconds", "error"))
-            connection.execute(update(table).where(these).values(fresh))
-
-    def record(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Keep epochs of runs; a row replaces an earlier one of the same run and epoch.
-
-        A row holds ``run_id``, ``epoch`` and any of ``train_loss``, ``train_metric``,
-        ``val_loss``, ``val_metric`` and ``seconds`` since the run's start.
-
-        Raises:
-            NotFoundError: where a run is unknown.
-        """
-        if not rows:
-            return
-        with self._database.write() as connection:
-            sql.require(connection, {row["run_id"] for row in rows})
-            sql.upsert(connection, tables.history, [sql.history_row(row) for row in rows])
+        super().__init__(url, create=create)
 
     def publish(
         self,
@@ -132,11 +69,11 @@ class Registry:
         epochs: int | None,
         metrics: Mapping[str, float],
         seconds: float | None,
+        source: Source = "weights",
     ) -> Checkpoint:
         """Keep a run's weights and then, in one transaction, its outcome.
 
-        A checkpoint of the same kind is replaced.  ``metrics`` and ``epoch`` become the run's own
-        unless ``kind`` is ``last``.
+        A checkpoint of the same kind is replaced.  ``metrics`` and ``epoch`` become the run's own.
 
         Raises:
             NotFoundError: where the run is unknown.
@@ -144,25 +81,100 @@ class Registry:
         """
         with self._database.read() as connection:
             run = sql.one_run(connection, run_id)
-        outcome: dict[str, Any] = {"status": status, "finished_at": sql.ended(status)}
-        outcome |= {"epochs": epochs, "seconds": seconds}
-        if kind != "last":
-            outcome |= {"best_epoch": epoch, "metrics": finite(metrics)}
-        card = {"schema": tables.SCHEMA, "checkpoint": kind, "epoch": epoch} | asdict(run) | outcome
-        data = encode(state, card, _owner(run))
-        checkpoint = Checkpoint(
-            run_id=run_id,
-            kind=kind,
-            sha256=self._blobs.put(data),
-            size=len(data),
-            epoch=epoch,
-            metrics=finite(metrics),
-            created_at=sql.now(),
-        )
+        outcome = {
+            "status": status,
+            "finished_at": sql.ended(status),
+            "epochs": epochs,
+            "seconds": seconds,
+            "best_epoch": epoch,
+            "metrics": finite(metrics),
+        }
+        checkpoint = self._put(run, state, outcome, kind, epoch, metrics, source)
         with self._database.write() as connection:
-            sql.upsert(connection, tables.checkpoint, [asdict(checkpoint)])
+            sql.put_checkpoints(connection, [checkpoint])
+            stale = sql.drop_states(connection, [run_id])
             connection.execute(update(tables.run).where(tables.run.c.id == run_id).values(outcome))
+        if stale:
+            self.sweep()
         return checkpoint
+
+    def keep(
+        self,
+        run_id: str,
+        state: Mapping[str, "Tensor"],
+        *,
+        kind: CheckpointKind,
+        epoch: int,
+        metrics: Mapping[str, float],
+        source: Source = "weights",
+    ) -> Checkpoint:
+        """Keep weights of a run besides its best ones; the run itself stays as it is.
+
+        A checkpoint of the same kind, and of the same epoch for ``top`` and ``epoch``, is replaced.
+
+        Raises:
+            NotFoundError: where the run is unknown.
+            ZooError: where weights are not finite or cannot be written; nothing has changed then.
+        """
+        with self._database.read() as connection:
+            run = sql.one_run(connection, run_id)
+        checkpoint = self._put(run, state, {}, kind, epoch, metrics, source)
+        with self._database.write() as connection:
+            sql.put_checkpoints(connection, [checkpoint])
+        return checkpoint
+
+    def save_state(
+        self, run_ids: Sequence[str], tensors: Mapping[str, "Tensor"], note: Mapping[str, Any]
+    ) -> None:
+        """Keep the state of runs in training in place of their former one.
+
+        It is forgotten when its last run ends.
+
+        Raises:
+            NotFoundError: where a run is unknown.
+            ZooError: where it cannot be written; the former one is still there then.
+        """
+        data = encode(tensors, note, "the state of training", finite=False)
+        with self._database.write() as connection:  # held while writing: see sweep()
+            sql.require(connection, run_ids)
+            facts: dict[str, Any] = {"kind": "state", "sha256": self._states.put(data)}
+            facts |= {"size": len(data), "epoch": None, "source": "weights", "metrics": {}}
+            sql.drop_states(connection, run_ids)
+            rows = [
+                asdict(Checkpoint(run_id=key, created_at=sql.now(), **facts)) for key in run_ids
+            ]
+            connection.execute(insert(tables.checkpoint), rows)
+        self.sweep()
+
+    def saved_states(self, run_ids: Iterable[str]) -> list[SavedState]:
+        """Return the states that any of these runs are part of."""
+        table, wanted = tables.checkpoint, set(run_ids)
+        query = select(table).where(table.c.kind == "state").order_by(table.c.sequence)
+        groups: dict[tuple[str, int], list[str]] = {}
+        with self._database.read() as connection:
+            for row in connection.execute(query):
+                if row.run_id in wanted:
+                    groups.setdefault((row.sha256, row.size), []).append(row.run_id)
+        return [SavedState(sha256, size, tuple(ids)) for (sha256, size), ids in groups.items()]
+
+    def load_state(self, saved: SavedState) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+        """Return the tensors and the note that were given to :meth:`save_state`.
+
+        Raises:
+            IntegrityError: where the stored bytes are not what was saved.
+        """
+        data = self._states.get(saved.sha256, saved.size, "the state of training")
+        return decode(data), header(data)
+
+    def sweep(self) -> None:
+        """Remove files of states that no run is part of, also what a crash has left.
+
+        Nobody is writing one meanwhile, because that takes the same lock.
+        """
+        with self._database.write() as connection:
+            these = tables.checkpoint.c.kind == "state"
+            known = connection.scalars(select(tables.checkpoint.c.sha256).where(these))
+            self._states.keep_only(set(known))
 
     def finish(
         self,
@@ -182,73 +194,39 @@ class Registry:
         measured = None if metrics is None else finite(metrics)
         given = {"epochs": epochs, "metrics": measured, "seconds": seconds}
         outcome = {key: value for key, value in given.items() if value is not None}
+        stale = False
         with self._database.write() as connection:
             sql.require(connection, [run_id])
+            if status != "interrupted":
+                stale = sql.drop_states(connection, [run_id])
             connection.execute(
                 update(tables.run)
                 .where(tables.run.c.id == run_id)
                 .values(status=status, finished_at=sql.ended(status), error=error, **outcome)
             )
-
-    def runs(
-        self, refs: Sequence[str] = (), *, kind: Kind | None = None, status: Status | None = None
-    ) -> list[Run]:
-        """Find runs by :mod:`references <zoo.registry.references>`; all, oldest first, by default.
-
-        ``kind`` and ``status`` narrow what the references found, perhaps to nothing.
-
-        Raises:
-            NotFoundError: where a reference matches nothing.
-            MismatchError: where ``@best`` would compare runs on different data.
-            UsageError: where a reference cannot be read or is ambiguous.
-        """
-        with self._database.read() as connection:
-            found = sql.select_runs(connection)
-        if refs:
-            found = resolve(found, [refs] if isinstance(refs, str) else refs)
-        return [run for run in found if kind in (None, run.kind) and status in (None, run.status)]
-
-    def run(self, ref: str) -> Run:
-        """Find the one run that a reference names.
-
-        Raises:
-            NotFoundError: where it names none.
-            UsageError: where it names several.
-        """
-        found = self.runs([ref])
-        if len(found) > 1:
-            raise UsageError(
-                f"{ref!r} must name one run, however it names {len(found)}; take one of them, such "
-                f"as {found[0].label} or {found[0].id}"
-            )
-        return found[0]
-
-    def history(self, run_id: str) -> list[dict[str, Any]]:
-        """Return a run's epochs in order; what was not measured, or was NaN, is None.
-
-        Raises:
-            NotFoundError: where the run is unknown.
-        """
-        table = tables.history
-        query = select(table).where(table.c.run_id == run_id).order_by(table.c.epoch)
-        with self._database.read() as connection:
-            sql.require(connection, [run_id])
-            return [dict(row) for row in connection.execute(query).mappings()]
+        if stale:
+            self.sweep()
 
     def checkpoints(self, run_id: str) -> list[Checkpoint]:
-        """Return a run's checkpoints, oldest first.
+        """Return a run's checkpoints, oldest first; the state of training is not one of them.
 
         Raises:
             NotFoundError: where the run is unknown.
         """
         table = tables.checkpoint
-        query = select(table).where(table.c.run_id == run_id).order_by(table.c.created_at)
+        columns = [column for column in table.c if column.name != "sequence"]
+        these = (table.c.run_id == run_id) & (table.c.kind != "state")
+        query = select(*columns).where(these).order_by(table.c.sequence)
         with self._database.read() as connection:
             sql.require(connection, [run_id])
             return [Checkpoint(**row) for row in connection.execute(query).mappings()]
 
-    def load(self, run_id: str, kind: CheckpointKind = "best") -> dict[str, "Tensor"]:
+    def load(
+        self, run_id: str, kind: CheckpointKind = "best", epoch: int | None = None
+    ) -> dict[str, "Tensor"]:
         """Return published weights, on the CPU, once their size and SHA-256 are verified.
+
+        ``epoch`` chooses among several of a kind.
 
         Raises:
             NotFoundError: where the run, or such a checkpoint of it, does not exist.
@@ -257,10 +235,31 @@ class Registry:
         with self._database.read() as connection:
             run = sql.one_run(connection, run_id)
         for checkpoint in self.checkpoints(run_id):
-            if checkpoint.kind == kind:
-                return decode(self._blobs.get(checkpoint.sha256, checkpoint.size, _owner(run)))
-        raise NotFoundError(f"{_owner(run)} has no {kind!r} weights; its status is {run.status}")
+            if checkpoint.kind == kind and epoch in (None, checkpoint.epoch):
+                return decode(self._blobs.get(checkpoint.sha256, checkpoint.size, run.owner))
+        which = kind if epoch is None else f"{kind} {epoch}"
+        raise NotFoundError(f"{run.owner} has no {which!r} weights; its status is {run.status}")
 
-
-def _owner(run: Run) -> str:
-    return f"run {run.label} ({run.id})"
+    def _put(
+        self,
+        run: Run,
+        state: Mapping[str, "Tensor"],
+        outcome: Mapping[str, Any],
+        kind: CheckpointKind,
+        epoch: int | None,
+        metrics: Mapping[str, float],
+        source: Source,
+    ) -> Checkpoint:
+        """Write weights; nothing mentions them yet."""
+        card = {"schema": tables.SCHEMA, "checkpoint": kind, "epoch": epoch, "source": source}
+        data = encode(state, card | asdict(run) | dict(outcome), run.owner)
+        return Checkpoint(
+            run_id=run.id,
+            kind=kind,
+            sha256=self._blobs.put(data),
+            size=len(data),
+            epoch=epoch,
+            source=source,
+            metrics=finite(metrics),
+            created_at=sql.now(),
+        )

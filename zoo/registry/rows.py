@@ -3,17 +3,17 @@
 import platform
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, select, true
+from sqlalchemy import ColumnElement, Connection, Table, delete, insert, select, true
 from sqlalchemy.dialects import sqlite
 
 from zoo.errors import NotFoundError
 from zoo.registry import tables
-from zoo.registry.records import NewRun, Run, Status, digest
+from zoo.registry.records import SEVERAL, Checkpoint, NewRun, Run, Status, digest
 
 COLUMNS = [tables.run.c[field.name] for field in fields(Run) if field.name in tables.run.c]
 GIVEN = [field.name for field in fields(NewRun) if field.name in tables.run.c]
@@ -106,13 +106,35 @@ def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> 
     )
 
 
+def put_checkpoints(connection: Connection, checkpoints: Iterable[Checkpoint]) -> None:
+    """Insert checkpoints, each in place of the one it supersedes."""
+    table = tables.checkpoint
+    for checkpoint in checkpoints:
+        same = (table.c.run_id == checkpoint.run_id) & (table.c.kind == checkpoint.kind)
+        if checkpoint.kind in SEVERAL:
+            same &= table.c.epoch == checkpoint.epoch
+        connection.execute(delete(table).where(same))
+        connection.execute(insert(table).values(asdict(checkpoint)))
+
+
+def drop_states(connection: Connection, run_ids: Iterable[str]) -> bool:
+    """Forget the saved states of runs; say whether there is one now that no run is part of."""
+    table = tables.checkpoint
+    these = table.c.run_id.in_(list(run_ids)) & (table.c.kind == "state")
+    found = set(connection.scalars(select(table.c.sha256).where(these)))
+    connection.execute(delete(table).where(these))
+    still = connection.scalars(select(table.c.sha256).where(table.c.sha256.in_(found)))
+    return bool(found.difference(still))
+
+
 def history_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Complete an epoch, as plain numbers.
 
     Raises:
         ValueError: where it holds something that the history does not.
     """
-    columns = {"run_id": str, "epoch": int} | dict.fromkeys(tables.history.c.keys()[2:], float)
+    columns: dict[str, Callable[[Any], Any]] = dict.fromkeys(tables.history.c.keys(), float)
+    columns |= {"run_id": str, "epoch": int, "averages": dict}
     if unknown := sorted(set(row) - set(columns)):
         raise ValueError(f"an epoch holds {', '.join(columns)}, however also {unknown}")
     return {

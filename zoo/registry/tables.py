@@ -85,17 +85,24 @@ history = Table(
     Column("train_metric", Float),
     Column("val_loss", Float),
     Column("val_metric", Float),
+    Column("lr", Float),
+    Column("grad_norm", Float),
     Column("seconds", Float),
+    Column("averages", JSON),
 )
 
 checkpoint = Table(
     "checkpoint",
     metadata,
-    Column("run_id", ForeignKey("run.id"), primary_key=True),
-    Column("kind", String(20), primary_key=True),
+    Column("sequence", Integer, primary_key=True),
+    Column("run_id", ForeignKey("run.id"), nullable=False),
+    Column("kind", String(20), nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("size", Integer, nullable=False),
     Column("epoch", Integer),
+    Column("source", String(10), nullable=False),
     Column("metrics", JSON, nullable=False),
     Column("created_at", String(32), nullable=False),
+    Index("checkpoint_run", "run_id"),
+    Index("checkpoint_content", "sha256"),
 )

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 HEADER = "zoo"
 
 
-def encode(state: Mapping[str, "Tensor"], card: Mapping[str, Any], owner: str) -> bytes:
+def encode(
+    state: Mapping[str, "Tensor"], card: Mapping[str, Any], owner: str, *, finite: bool = True
+) -> bytes:
     """Write a state dict of any device and layout; ``card`` goes into the header as JSON.
 
     Names that share memory (tied weights) are each written in full.
 
     Raises:
-        ZooError: where a value is not finite; ``owner`` leads the message.
+        ZooError: where a value is not finite, unless it may be; ``owner`` leads the message.
     """
     from safetensors.torch import save
     from torch import isfinite
@@ -28,7 +30,7 @@ def encode(state: Mapping[str, "Tensor"], card: Mapping[str, Any], owner: str) -
     seen: set[int] = set()
     for name, value in state.items():
         tensor = value.detach().cpu().contiguous()
-        broken = tensor.numel() - int(isfinite(tensor).sum())
+        broken = tensor.numel() - int(isfinite(tensor).sum()) if finite else 0
         if broken:
             raise ZooError(
                 f"{owner}: weights must be finite, however {broken} of {tensor.numel()}"
@@ -45,3 +47,11 @@ def decode(data: bytes) -> dict[str, "Tensor"]:
     from safetensors.torch import load
 
     return load(data)
+
+
+def header(data: bytes) -> dict[str, Any]:
+    """Read the card that :func:`encode` wrote; empty where someone else wrote the file."""
+    length = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    card: dict[str, Any] = json.loads(metadata.get(HEADER, "{}"))
+    return card
