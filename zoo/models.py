@@ -1,7 +1,8 @@
-"""Builders: named functions from a sample's shape and the number of outputs to a module.
+"""The catalogue of models: named functions from a sample's shape and the number of outputs.
 
-A builder is a function and one decorator.  Its keyword-only parameters are the model's options:
-their names, types and defaults are what a config may set under ``[model]``.
+A builder is a plain function ``(shape, outputs, **options) -> module``; its further parameters
+are what a config may set under ``[model]``.  Besides those of the catalogue there are the user's
+own: registered by :func:`model`, or named by their code (:mod:`zoo.usercode`).
 
 >>> build("mlp", {"hidden": [8]}, (4,), 3, seed=0)
 Sequential(
@@ -12,44 +13,44 @@ Sequential(
 )
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+import copy
+import functools
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from zoo.errors import ConfigError, nearest
+from zoo import signature, usercode
+from zoo.errors import ConfigError, MismatchError, nearest
+from zoo.usercode import trust as trust  # for users, beside what they need it for
 
 Builder = Callable[..., nn.Module]
-BUILDERS: dict[str, tuple[Builder, type[BaseModel]]] = {}
-
-Width = Annotated[int, Field(ge=1, le=1_000_000)]
-Rate = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Activation = Literal["relu", "gelu", "silu", "tanh"]
-Norm = Literal["none", "batch"]
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
+BUILDERS: dict[str, Builder | str] = {  # those of ours are imported when they are asked for
+    "mlp": "zoo.networks:mlp",
+    "resmlp": "zoo.networks:resmlp",
+    "ft_transformer": "zoo.networks:ft_transformer",
+    "cnn": "zoo.vision:cnn",
+    "resnet": "zoo.vision:resnet",
 }
+_read = functools.cache(signature.read)
 
 
 def model(builder: Builder) -> Builder:
-    """Register a builder under its function's name."""
-    parameters = inspect.signature(builder).parameters.values()
-    fields: Any = {
-        p.name: (p.annotation, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY
-    }
-    options = create_model(
-        builder.__name__, __config__=ConfigDict(extra="forbid", strict=True), **fields
-    )
-    if builder.__name__ in BUILDERS:
-        raise ValueError(f"a model's name must be unique, however {builder.__name__!r} is taken")
-    BUILDERS[builder.__name__] = (builder, options)
+    """Register a builder under its function's name; the same function may be defined anew.
+
+    Raises:
+        ConfigError: where its signature is not that of a builder.
+        ValueError: where the name is taken.
+    """
+    name = builder.__name__
+    known = BUILDERS.get(name)
+    if known is not None and _origin(known) != _origin(builder):
+        raise ValueError(f"a model's name must be unique, however {name!r} is taken")
+    _read(builder, name)
+    BUILDERS[name] = builder
     return builder
 
 
@@ -58,28 +59,15 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ConfigError: where the model or an option is unknown, or a value does not fit.
+        UntrustedError: where the model is code that is not trusted.
 
     >>> options("mlp", {"hidden": 32})
     Traceback (most recent call last):
     zoo.errors.ConfigError: model.hidden: should be a valid list, however it is 32
     """
-    if name not in BUILDERS:
-        raise ConfigError(f"model.name: no such model {name!r}{nearest(name, BUILDERS)}")
-    _, schema = BUILDERS[name]
-    try:
-        # Lists are how TOML and JSON write tuples; nothing else is converted.
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-        return schema.model_validate(values).model_dump(mode="json")
-    except ValidationError as error:
-        detail = error.errors()[0]
-        key = ".".join(map(str, ("model", *detail["loc"])))
-        if detail["type"] == "extra_forbidden":
-            unknown = str(detail["loc"][-1])
-            fault = f"{name} has no such option{nearest(unknown, schema.model_fields)}"
-        else:
-            what = detail["msg"].replace("Input should", "should", 1).replace("tuple", "list")
-            fault = f"{what}, however it is {detail['input']!r}"
-        raise ConfigError(f"{key}: {fault}") from None
+    known = _read(_find(name), name)
+    values = signature.bind(known, given, name)
+    return {key: known[key].plain(value) for key, value in values.items()}
 
 
 def build(
@@ -88,85 +76,139 @@ def build(
     """Build a model whose initial weights depend on the seed alone.
 
     Args:
-        name: a registered builder.
+        name: of the catalogue, or of a user's code.
         given: its options.
         shape: the shape of one sample, such as (64,) or (1, 28, 28).
         outputs: the number of classes, or 1.
         seed: of the initial weights; the global random state is left as it was.
 
     Raises:
-        ConfigError: where the options do not fit the model, or the model does not fit the data.
+        ConfigError: where the options do not fit the model, or the model does not fit the data, or
+            a user's code fails.
+        UntrustedError: where the model is code that is not trusted.
     """
-    chosen = options(name, given)
-    builder, _ = BUILDERS[name]
+    builder = _find(name)
+    chosen = signature.bind(_read(builder, name), given, name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return builder(shape, outputs, **chosen)
-
-
-@model
-def mlp(
-    shape: tuple[int, ...],
-    outputs: int,
-    *,
-    hidden: tuple[Width, ...] = (64, 64),
-    activation: Activation = "relu",
-    norm: Norm = "none",
-    dropout: Rate = 0.0,
-) -> nn.Module:
-    """Multi-layer perceptron on the flattened sample."""
-    layers: list[nn.Module] = [nn.Flatten()]
-    width = torch.Size(shape).numel()
-    for units in hidden:
-        # A bias right before BatchNorm would be subtracted again: a dead parameter.
-        layers.append(nn.Linear(width, units, bias=norm == "none"))
-        layers += _after(units, activation, norm, dropout, nn.BatchNorm1d, nn.Dropout)
-        width = units
-    return nn.Sequential(*layers, nn.Linear(width, outputs))
-
-
-@model
-def cnn(
-    shape: tuple[int, ...],
-    outputs: int,
-    *,
-    channels: tuple[Width, ...] = (16, 32),
-    kernel_size: Annotated[int, Field(ge=1, le=31)] = 3,
-    activation: Activation = "relu",
-    norm: Norm = "batch",
-    dropout: Rate = 0.0,
-) -> nn.Module:
-    """Convolutions that halve the image after each, global average pooling, one linear layer."""
-    if len(shape) != 3:
+        try:
+            module = builder(shape, outputs, **chosen)
+        except ConfigError:
+            raise
+        except Exception as error:
+            if isinstance(BUILDERS.get(name), str):
+                raise
+            raise ConfigError(
+                f"model.name: {name} must build a module, however it raised "
+                f"{usercode.explain(error)}"
+            ) from error
+    if not isinstance(module, nn.Module):
         raise ConfigError(
-            f"model.name: cnn takes images (channels, height, width), however a sample is {shape};"
-            " use mlp"
+            f"model.name: {name} must return a torch.nn.Module, however it returned "
+            f"{type(module).__name__}"
         )
-    layers: list[nn.Module] = []
-    depth, side = shape[0], min(shape[1:])
-    for features in channels:
-        layers.append(
-            nn.Conv2d(depth, features, kernel_size, padding=kernel_size // 2, bias=norm == "none")
-        )
-        layers += _after(features, activation, norm, dropout, nn.BatchNorm2d, nn.Dropout2d)
-        if side >= 2:
-            layers.append(nn.MaxPool2d(2))
-            side //= 2
-        depth = features
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(depth, outputs))
+    return module
 
 
-def _after(
-    features: int,
-    activation: str,
-    norm: str,
-    dropout: float,
-    batch_norm: type[nn.Module],
-    drop: type[nn.Module],
-) -> Iterator[nn.Module]:
-    """Yield what follows a linear or convolutional layer."""
-    if norm == "batch":
-        yield batch_norm(features)
-    yield ACTIVATIONS[activation]()
-    if dropout:
-        yield drop(dropout)
+def check_outputs(module: nn.Module, shape: tuple[int, ...], outputs: int) -> None:
+    """Check that a module can be trained: two rows are computed, on a copy in evaluation mode.
+
+    Raises:
+        ConfigError: where it has nothing to train, cannot be copied or run, or does not map
+            (N, *shape) to float outputs (N, outputs) that depend on its parameters.
+
+    >>> check_outputs(nn.Linear(4, 3), (4,), 2)
+    Traceback (most recent call last):
+    zoo.errors.ConfigError: model: must map (2, 4) to (2, 2), however it returns a tensor (2, 3)
+    """
+    if lazy := [name for name, parameter in module.named_parameters() if is_lazy(parameter)]:
+        raise ConfigError(
+            f"model: must know its sizes when it is built, however {lazy[0]!r} is lazy; give its "
+            "layer the size of its input"
+        )
+    trained = {name: p.dtype for name, p in module.named_parameters() if p.requires_grad}
+    if not trained:
+        raise ConfigError("model: must have parameters to train, however it has none")
+    for name, dtype in trained.items():
+        if dtype != torch.float32:
+            raise ConfigError(f"model: is trained in float32, however {name!r} is {dtype}")
+    x_N = torch.zeros(2, *shape, device=next(module.parameters()).device)
+    try:
+        replica = copy.deepcopy(module).eval()
+    except Exception as error:
+        raise ConfigError(
+            f"model: must allow copy.deepcopy, however it raised {usercode.explain(error)}"
+        ) from error
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            result = replica(x_N)
+    except Exception as error:
+        raise ConfigError(
+            f"model: must take samples {tuple(x_N.shape)}, however it raised "
+            f"{usercode.explain(error)}"
+        ) from error
+    rule = f"model: must map {tuple(x_N.shape)} to {(2, outputs)}, however it returns"
+    if not isinstance(result, Tensor):
+        raise ConfigError(f"{rule} {type(result).__name__}")
+    if result.shape != (2, outputs):
+        raise ConfigError(f"{rule} a tensor {tuple(result.shape)}")
+    if result.dtype != torch.float32:
+        raise ConfigError(f"{rule} {result.dtype}")
+    if not result.requires_grad:
+        raise ConfigError(f"{rule} what does not depend on its parameters")
+
+
+def restore(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Copy a state dict into a module, or leave the module as it was.
+
+    Raises:
+        MismatchError: listing every key that is missing, unexpected, or of another shape, and tied
+            weights that differ.
+
+    >>> restore(nn.Linear(2, 1), {"weight": torch.zeros(2, 2), "scale": torch.zeros(1)})
+    Traceback (most recent call last):
+    zoo.errors.MismatchError: a state must fit the model, however: 'weight' is (1, 2) in the model \
+and (2, 2) in the state; 'bias' is missing in the state; 'scale' is not in the model
+    """
+    ours = module.state_dict(keep_vars=True)
+    facts = []
+    first: dict[int, str] = {}
+    for key, value in ours.items():
+        theirs = state.get(key)
+        if key not in state:
+            facts.append(f"{key!r} is missing in the state")
+        elif not isinstance(value, Tensor):
+            continue  # what a module keeps besides tensors is its own to judge
+        elif not isinstance(theirs, Tensor):
+            facts.append(f"{key!r} is a {type(theirs).__name__}, not a tensor, in the state")
+        elif theirs.shape != value.shape:
+            facts.append(
+                f"{key!r} is {tuple(value.shape)} in the model and {tuple(theirs.shape)} in the "
+                "state"
+            )
+        elif first.setdefault(id(value), key) != key:
+            twin = first[id(value)]
+            if not torch.equal(theirs, state[twin]):
+                facts.append(f"{twin!r} and {key!r} are one in the model and two in the state")
+    facts += [f"{key!r} is not in the model" for key in state if key not in ours]
+    if facts:
+        raise MismatchError(f"a state must fit the model, however: {'; '.join(facts)}")
+    module.load_state_dict(state)
+
+
+def _find(name: str) -> Builder:
+    """Return the builder of that name; import it where it is not there yet."""
+    if usercode.is_reference(name):
+        return usercode.find(name)
+    if name not in BUILDERS:
+        raise ConfigError(f"model.name: no such model {name!r}{nearest(name, BUILDERS)}")
+    builder = BUILDERS[name]
+    if isinstance(builder, str):
+        home, _, function = builder.partition(":")
+        builder = getattr(import_module(home), function)
+    return builder
+
+
+def _origin(builder: Builder | str) -> object:
+    """Return where a function is defined."""
+    return builder if isinstance(builder, str) else (builder.__module__, builder.__qualname__)
