@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from zoo import models
-from zoo.stack import stack
+from zoo.stack import LINE, stack
 
 
 class Tied(nn.Module):
@@ -96,29 +96,76 @@ def test_a_module_that_loads_what_state_returned_can_be_put(kind):
     modules, _ = warmed(kind)
     stacked = stack(modules)
     kept = stacked.state(0)
-    stacked.copy_rows(stack([modules[1]] * 3), torch.ones(3, dtype=torch.bool))
+    stacked.copy_rows(stack([modules[1]] * 3), [0, 1, 2])
     modules[2].load_state_dict(kept)
     stacked.put(0, modules[2])
     same_state(stacked.state(0), modules[0].state_dict())
     same_state(stacked.state(2), modules[1].state_dict())
 
 
-def test_the_parameters_are_views_of_one_matrix_that_holds_nothing_else():
+def test_the_parameters_are_views_of_one_matrix_whose_rows_are_filled_up_to_whole_lines():
     modules, _ = built("mlp-batch")
     stacked = stack(modules)
     count = sum(p.numel() for p in modules[0].parameters())
-    assert stacked.flat_KP.shape == (3, count)
     assert sum(view[0].numel() for view in stacked.params.values()) == count
+    assert count % LINE
+    assert stacked.flat_KP.shape == (3, count + LINE - count % LINE)
+    assert (stacked.flat_KP[:, count:] == 0).all()
     stacked.flat_KP.fill_(3.0)
     assert all((view == 3).all() for view in stacked.params.values())
 
 
-def test_the_columns_follow_the_order_of_the_modules_parameters():
-    modules, _ = built("cnn")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_columns_are_weights_first_then_biases_and_norms_each_in_the_modules_order(kind):
+    modules, _ = built(kind)
     stacked = stack(modules)
     for k, module in enumerate(modules):
-        flat = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
-        assert torch.equal(stacked.flat_KP[k], flat)
+        parameters = list(module.parameters())
+        weights = [p.detach().reshape(-1) for p in parameters if p.ndim >= 2]
+        others = [p.detach().reshape(-1) for p in parameters if p.ndim < 2]
+        assert weights
+        assert others
+        assert torch.equal(stacked.flat_KP[k, : stacked.weights], torch.cat(weights))
+        count = stacked.weights + sum(map(len, others))
+        assert torch.equal(stacked.flat_KP[k, stacked.weights : count], torch.cat(others))
+    assert stacked.take([1]).weights == stacked.narrow(0, 1).weights == stacked.weights
+
+
+def test_frozen_parameters_are_kept_beside_the_row_that_is_trained():
+    modules, _ = built("mlp")
+    for module in modules:
+        module[1].weight.requires_grad_(False)
+    stacked = stack(modules)
+    assert "1.weight" in stacked.buffers
+    assert stacked.params.keys() == dict(modules[0].named_parameters()).keys() - {"1.weight"}
+    assert stacked.weights == modules[0][3].weight.numel() + modules[0][5].weight.numel()
+    for k, module in enumerate(modules):
+        same_state(stacked.state(k), module.state_dict())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_narrow_shows_the_same_values_of_some_members(kind):
+    modules, _ = warmed(kind)
+    stacked = stack(modules)
+    part = stacked.narrow(1, 3)
+    assert len(part) == 2
+    same_state(part.state(0), modules[1].state_dict())
+    same_state(part.state(1), modules[2].state_dict())
+    part.put(1, modules[0])
+    same_state(stacked.state(2), modules[0].state_dict())
+    stacked.flat_KP.zero_()
+    assert all((view == 0).all() for view in part.params.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_all_that_a_member_is_and_writing_them_writes_the_stack(kind):
+    modules, _ = warmed(kind)
+    stacked, other = stack(modules), stack(modules[::-1])
+    assert all(len(row) == 3 for row in stacked.rows().values())
+    for name, row in other.rows().items():
+        row.copy_(stacked.rows()[name])
+    for k, module in enumerate(modules):
+        same_state(other.state(k), module.state_dict())
 
 
 def test_stacking_copies_so_that_the_modules_stay_as_they_are():
@@ -177,12 +224,12 @@ def test_take_copies_the_given_members_in_the_given_order(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mask", [[0, 0, 0], [0, 1, 0], [1, 0, 1], [1, 1, 1]])
-def test_copy_rows_overwrites_the_marked_members_only(kind, mask):
+@pytest.mark.parametrize("chosen", [[], [1], [0, 2], [0, 1, 2]])
+def test_copy_rows_overwrites_the_given_members_only(kind, chosen):
     modules, _ = warmed(kind)
     stacked = stack(modules)
     source = stack([modules[1], modules[2], modules[0]])
-    stacked.copy_rows(source, torch.tensor(mask, dtype=torch.bool))
-    for k, marked in enumerate(mask):
-        same_state(stacked.state(k), modules[(k + 1) % 3 if marked else k].state_dict())
+    stacked.copy_rows(source, chosen)
+    for k in range(3):
+        same_state(stacked.state(k), modules[(k + 1) % 3 if k in chosen else k].state_dict())
         same_state(source.state(k), modules[(k + 1) % 3].state_dict())

@@ -1,0 +1,116 @@
+"""Losses: PyTorch's own, with what each member may set for itself."""
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812  # its name everywhere
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stacks import CLOSE, ENGINES, prepared
+
+from zoo.objective import cross_entropy, objective, squared_error
+from zoo.stack import stack
+
+
+def drawn(rows, classes, seed):
+    noise = torch.Generator().manual_seed(seed)
+    logits_NC = torch.randn(rows, classes, generator=noise, dtype=torch.float64) * 3
+    return logits_NC, torch.randint(0, classes, (rows,), generator=noise)
+
+
+def soft(y_N, classes, smoothing, mix):
+    """Return targets (N, C) as their definitions say."""
+    hot_NC = F.one_hot(y_N, classes).double()
+    mixed_NC = mix * hot_NC + (1 - mix) * hot_NC.flip(0)
+    return (1 - smoothing) * mixed_NC + smoothing / classes
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 7),
+    classes=st.integers(2, 5),
+    smoothing=st.floats(0, 0.99),
+    seed=st.integers(0, 99),
+)
+def test_label_smoothing_is_torchs(rows, classes, smoothing, seed):
+    logits_NC, y_N = drawn(rows, classes, seed)
+    expected = F.cross_entropy(logits_NC, y_N, label_smoothing=smoothing)
+    got = cross_entropy(logits_NC, y_N, smoothing=torch.tensor(smoothing, dtype=torch.float64))
+    torch.testing.assert_close(got, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 7),
+    classes=st.integers(2, 5),
+    smoothing=st.floats(0, 0.99),
+    mix=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_mixed_and_smoothed_targets_are_torchs_soft_targets(rows, classes, smoothing, mix, seed):
+    logits_NC, y_N = drawn(rows, classes, seed)
+    logits_NC.requires_grad_()
+    expected = F.cross_entropy(logits_NC, soft(y_N, classes, smoothing, mix))
+    knobs = {"smoothing": smoothing, "mix": mix}
+    knobs = {name: torch.tensor(value, dtype=torch.float64) for name, value in knobs.items()}
+    got = cross_entropy(logits_NC, y_N, **knobs)
+    torch.testing.assert_close(got, expected)
+    [theirs] = torch.autograd.grad(expected, logits_NC)
+    [ours] = torch.autograd.grad(got, logits_NC)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_without_smoothing_and_mixing_it_is_the_plain_cross_entropy():
+    logits_NC, y_N = drawn(6, 3, 0)
+    nothing, whole = torch.tensor(0.0), torch.tensor(1.0)
+    expected = F.cross_entropy(logits_NC, y_N)
+    for knobs in ({}, {"smoothing": nothing}, {"mix": whole}, {"smoothing": nothing, "mix": whole}):
+        torch.testing.assert_close(cross_entropy(logits_NC, y_N, **knobs), expected)
+
+
+def test_mixed_squared_errors_have_the_gradient_of_the_mixed_target():
+    # The loss differs from that of the mixed target by what does not depend on the outputs.
+    noise = torch.Generator().manual_seed(0)
+    outputs_N1 = torch.randn(5, 1, generator=noise).requires_grad_()
+    y_N, mix = torch.randn(5, generator=noise), torch.tensor(0.3)
+    expected = F.mse_loss(outputs_N1[:, 0], mix * y_N + (1 - mix) * y_N.flip(0))
+    got = squared_error(outputs_N1, y_N, mix=mix)
+    [theirs] = torch.autograd.grad(expected, outputs_N1)
+    [ours] = torch.autograd.grad(got, outputs_N1)
+    torch.testing.assert_close(ours, theirs)
+    parts = F.mse_loss(outputs_N1[:, 0], y_N), F.mse_loss(outputs_N1[:, 0], y_N.flip(0))
+    torch.testing.assert_close(got, 0.3 * parts[0] + 0.7 * parts[1])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", ["mlp", "mlp batch norm", "cnn", "regression"])
+def test_each_member_of_an_engine_has_its_own_share_of_smoothing_and_mixing(case, engine):
+    modules, x_KN, y_KN, task = prepared(case)
+    made = engine(modules[0], objective(task))
+    knobs = {"mix": torch.tensor([1.0, 0.25, 0.5])}
+    if task == "classification":
+        knobs["smoothing"] = torch.tensor([0.0, 0.1, 0.75])
+    seed_K = torch.arange(3)
+    with torch.no_grad():
+        # First without, so that a program recorded for others is not taken for this one.
+        plain_K, _, _ = made.step(stack(modules), x_KN, y_KN, seed_K, {})
+        loss_K, score_K, gradient_KP = made.step(stack(modules), x_KN, y_KN, seed_K, knobs)
+        swapped = {name: value_K.flip(0) for name, value_K in knobs.items()}
+        swapped_K, _, _ = made.step(stack(modules), x_KN, y_KN, seed_K, swapped)
+    torch.testing.assert_close(loss_K[0], plain_K[0], **CLOSE)
+    torch.testing.assert_close(swapped_K[1], loss_K[1], **CLOSE)
+    for k, module in enumerate(modules):
+        outputs_NC = module.train()(x_KN[k])
+        if task == "classification":
+            targets = soft(y_KN[k], 3, knobs["smoothing"][k], knobs["mix"][k]).float()
+            expected = F.cross_entropy(outputs_NC, targets)
+            score = (outputs_NC.argmax(1) == y_KN[k]).float().mean()
+        else:
+            share, score = knobs["mix"][k], F.mse_loss(outputs_NC[:, 0], y_KN[k])
+            other = F.mse_loss(outputs_NC[:, 0], y_KN[k].flip(0))
+            expected = share * score + (1 - share) * other
+        ordered = sorted(module.parameters(), key=lambda parameter: parameter.ndim < 2)
+        gradients = torch.autograd.grad(expected, ordered)
+        torch.testing.assert_close(loss_K[k], expected, **CLOSE)
+        torch.testing.assert_close(score_K[k], score, **CLOSE)
+        flat_P = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.testing.assert_close(gradient_KP[k], flat_P, **CLOSE)
