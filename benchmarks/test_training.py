@@ -19,7 +19,9 @@ from sklearn.datasets import load_digits, make_classification
 from zoo import models
 from zoo.config import RunConfig
 from zoo.data import Data, Part
-from zoo.fit import EngineName, Fit, Member
+from zoo.engines import EngineName
+from zoo.fit import Fit
+from zoo.reports import Member
 
 SEEDS = range(16)
 LR = 3e-3
@@ -139,7 +141,7 @@ def zoo(name: str, engine: EngineName) -> tuple[float, str]:
     assert [end.epochs for end in finished] == [CASES[name].epochs] * len(SEEDS)
     best = [end.best.val_metric for end in finished if end.best]
     assert len(best) == len(SEEDS)
-    return sum(best) / len(best), fit.choice.engine.name
+    return sum(best) / len(best), f"{fit.choice.engine}, {fit.choice.lanes} lane(s)"
 
 
 @pytest.mark.parametrize("contender", ["plain", "auto", "stacked", "sequential"])

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from ensemble.errors import EmptyError, EnsembleError, listing
 from ensemble.scores import METRICS, Metric
 from ensemble.state import State
-from zoo.config import DataConfig, ModelConfig
+from zoo.checks import build
 from zoo.data import Data, Part, load
-from zoo.engines import Stacked
-from zoo.fit import build
+from zoo.models import restore
 from zoo.objective import objective
 from zoo.registry import Registry, Run
+from zoo.sections import DataConfig, ModelConfig
 from zoo.stack import stack
+from zoo.stacked import Stacked
 
 PartName = Literal["train", "val", "test"]
 
@@ -87,7 +88,7 @@ class Bench:
     ) -> Callable[[Tensor], Tensor]:
         """Return the function from rows (N, *shape) to logits (K, N, C) or values (K, N)."""
         for module, state in zip(modules, states, strict=True):
-            module.load_state_dict(state)
+            restore(module, state)
         members = stack(modules)
         engine = Stacked(modules[0], objective(self.data.task, self.data.target_scale))
 

@@ -134,8 +134,8 @@ class Metric:
     ``finish`` is monotone and works on tensors of any shape, one mean per element.  ``affine``
     tells whether it keeps means, so that the mean of several figures is the figure of mean rows.
 
-    >>> METRICS["rmse"](torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
-    1.4142135623730951
+    >>> round(METRICS["rmse"](torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])), 6)
+    1.414214
     """
 
     name: str

@@ -340,6 +340,50 @@ def test_members_of_other_data_or_shape_are_refused(zoo):
     assert "mixed" in zoo("compare", "mixed").stdout
 
 
+def test_continue_makes_children_that_are_never_worse(zoo):
+    parents = rows(zoo("train-many", "--data", "iris", "--seeds", "2", *QUICK, "--format", "json"))
+    command = ["continue", "iris-mlp", "--epochs", "5", "--set", "stop.patience=2"]
+    answer = zoo(*command, "--format", "json")
+    assert "2 models to train" in answer.stderr
+    for parent, child in zip(parents, rows(answer), strict=True):
+        assert child["run"] == f"iris-mlp-continued/seed={parent['seed']}"
+        assert child["val_loss"] <= parent["val_loss"]
+        shown = json.loads(zoo("show", child["id"], "--format", "json").stdout)
+        assert shown["run"]["parents"] == [parent["id"]]
+        assert shown["history"][0]["epoch"] == 0
+    again = zoo(*command, "--format", "json")
+    assert "0 models to train, 2 are there already" in again.stderr
+    assert rows(again) == rows(answer)
+    named = zoo("continue", "iris-mlp@best", "--epochs", "1", "--name", "more", "--format", "json")
+    assert [row["run"].split("/")[0] for row in rows(named)] == ["more"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["iris-mpl", "--epochs", "5"], "did you mean 'iris-mlp'"),
+        (["iris-mlp", "--epochs", "0"], "0 is not in the range x>=1"),
+        (["iris-mlp"], "Missing option '--epochs'"),
+        (["iris-mlp", "--epochs", "5", "--set", "stop.patienc=2"], "did you mean 'patience'"),
+        (["none.safetensors", "--epochs", "5"], "cannot be read"),
+    ],
+)
+def test_what_cannot_be_continued_is_explained(zoo, arguments, says):
+    zoo("train-many", "--data", "iris", "--seeds", "1", *QUICK)
+    assert says in zoo("continue", *arguments, code=2).stderr
+
+
+def test_new_runs_branch_off_from_a_run_that_is_there(zoo, tmp_path):
+    branch = ["train-many", "--data", "iris", "--name", "branch", "--set", "init=iris-mlp/seed=0"]
+    assert "no registry" in zoo(*branch, code=2).stderr
+    assert not list(tmp_path.iterdir())
+    zoo("train-many", "--data", "iris", "--seeds", "1", *QUICK)
+    assert len(rows(zoo(*branch, "--dry-run", "--format", "json"))) == 8
+    zoo(*branch, *QUICK, "--seeds", "2")
+    shown = json.loads(zoo("show", "branch/seed=1", "--format", "json").stdout)
+    assert shown["history"][0]["epoch"] == 0
+
+
 def test_one_name_holds_one_data_set(zoo):
     zoo("train-many", "--data", "iris", "--name", "mine", "--seeds", "1", *QUICK)
     other = zoo("train-many", "--data", "wine", "--name", "mine", "--seeds", "1", *QUICK, code=2)
@@ -416,6 +460,38 @@ def test_runs_of_one_name_and_seed_are_told_apart(zoo):
     assert only["members"] == 1
 
 
+def test_curves_are_drawn_and_judged(zoo):
+    zoo("train-many", "--data", "iris", "--seeds", "2", "--set", "train.epochs=12")
+    one = zoo("show", "iris-mlp/seed=0", "--curves").stdout
+    assert "best epoch 12" in one
+    assert "Still improving: " in one
+    assert max(map(len, one.splitlines())) <= 80
+    several = zoo("show", "iris-mlp", "--curves").stdout
+    assert several.splitlines()[-1] == "2 still-improving"
+    assert [row["verdict"] for row in rows(zoo("show", "iris-*", "--curves", "--format", "json"))]
+    assert "Still improving: " in zoo("show", "iris-mlp/seed=1").stdout
+    for extra in ([], ["--curves"]):
+        answer = json.loads(zoo("show", "iris-mlp/seed=1", "--format", "json", *extra).stdout)
+        assert answer["verdict"]["kind"] == "still-improving"
+        assert answer["verdict"]["epochs"] == len(answer["history"]) == 12
+
+
+def test_curves_are_written_as_a_picture(zoo, tmp_path):
+    zoo("train-many", "--data", "iris", "--seeds", "2", *QUICK)
+    assert "verdict" in zoo("show", "iris-mlp", "--output", "a.png").stdout
+    zoo("show", "iris-mlp/seed=0", "--output", "b.svg", "--format", "json")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.svg", "checkpoints"}
+    assert "(known: pdf, png, svg)" in zoo("show", "iris-mlp", "--output", "c.gif", code=2).stderr
+
+
+def test_a_product_has_no_curves(zoo):
+    zoo("train-many", "--data", "iris", "--seeds", "2", *QUICK)
+    zoo("ensemble", "--mode", "predictions", "--save", "both")
+    assert "however both has none" in zoo("show", "both", "--curves", code=2).stderr
+    assert json.loads(zoo("show", "both", "--format", "json").stdout)["verdict"] is None
+    assert "verdict" not in zoo("show", "both").stdout
+
+
 def test_products_have_names_of_their_own(zoo):
     zoo("train-many", "--data", "iris", "--seeds", "3", *QUICK)
     for name, says in (("a b/c@best", "letters"), ("iris-mlp", "that of another run")):
@@ -459,7 +535,7 @@ def test_ctrl_c_anywhere_ends_with_130(zoo, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zoo.training.plan", interrupted)
+    monkeypatch.setattr("zoo.planning.plan", interrupted)
     assert "interrupted" in zoo("train-many", "--data", "iris", code=130).stderr
 
 
@@ -497,13 +573,13 @@ LONG = ["train-many", "--data", "digits", "--seeds", "2", "--set", "stop.patienc
 GRID = [*LONG, "--set", "train.epochs=2,100000"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, how):
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, how, code):
     with command_line(*GRID, folder=tmp_path) as process:
         wait_for_finished(tmp_path, 2)
         process.send_signal(how)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == code, errors
     assert "2 of 4 runs are finished" in errors
     assert "the same command again" in errors
     url, blobs = f"sqlite:///{tmp_path}/checkpoints/registry.db", tmp_path / "checkpoints/blobs"

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo.config import Config, parse
+    from zoo.curves import verdict
     from zoo.data import Data, load
     from zoo.errors import ZooError
-    from zoo.fit import Fit, Member
+    from zoo.fit import Fit
     from zoo.models import build
+    from zoo.planning import continuation, plan
     from zoo.registry import Registry, Run
+    from zoo.reports import Member
     from zoo.settings import read
     from zoo.stopping import EarlyStopping
-    from zoo.training import plan, train_many
+    from zoo.training import train_many
 
 __all__ = [
     "Config",
@@ -27,11 +30,13 @@ __all__ = [
     "Run",
     "ZooError",
     "build",
+    "continuation",
     "load",
     "parse",
     "plan",
     "read",
     "train_many",
+    "verdict",
 ]
 
 _HOMES = {
@@ -39,16 +44,18 @@ _HOMES = {
     "Data": "data",
     "EarlyStopping": "stopping",
     "Fit": "fit",
-    "Member": "fit",
+    "Member": "reports",
     "Registry": "registry",
     "Run": "registry",
     "ZooError": "errors",
     "build": "models",
+    "continuation": "planning",
     "load": "data",
     "parse": "config",
-    "plan": "training",
+    "plan": "planning",
     "read": "settings",
     "train_many": "training",
+    "verdict": "curves",
 }
 
 

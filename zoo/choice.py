@@ -1,83 +1,200 @@
-"""Which engine, and how many CPU threads: found by a short race on the real members and data."""
+"""Which engine, in how many lanes, how wide: found by a short race on the real members and data.
 
+A lane is a thread that trains its share of the stack on one core, without a word to the others
+until the epoch's end.  The alternative use of cores, many threads inside every operation, pays only
+for single large models: threads that wait for each other at every operation lose most of their time
+to waiting, and nearly all of it as soon as the machine has other work.
+"""
+
+import itertools
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from zoo.engines import Engine
+from zoo.engines import Engine, EngineName, Knobs
+from zoo.sequential import Sequential
 from zoo.stack import Stack
 
-MARGIN = 1.2  # by which all threads must be faster than one
-ROUND_S = 0.002  # of steps, each time that an engine is timed
-RACE_S = 0.1  # for timing all engines, at least one round
+RACE_WIDTH = 16  # members in the first race
+WIDER = 1.05  # a wider stack may be this much slower per member: it is refilled less often
+MARGIN = 1.2  # by which threads inside operations must be faster than none
+ROUND_S = 0.002  # of steps, each time that a contender is timed
+RACE_S = 0.1  # for timing all contenders, at least one round
 HOPELESS = 1.5  # times slower than the best: timed no further
+Make = Mapping[EngineName, Callable[[], Engine]]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine, the number of CPU threads to run it with, and a sentence that says why."""
+    """How a stack is computed, and a sentence that says why.
 
-    engine: Engine
+    Attributes:
+        engine: the name of the engine.
+        lanes: Python threads that share the members, each with one thread inside operations.
+        threads: threads inside operations, where there is one lane.
+        width: the most members in the stack.
+    """
+
+    engine: EngineName
+    lanes: int
     threads: int
-    reason: str
+    width: int
+    reason: str = ""
 
 
-def choose(stack: Stack, engines: Sequence[Engine], x_KN: Tensor, y_KN: Tensor) -> Choice:
-    """Time a few training steps of each engine on these members and data; take the fastest.
+@dataclass(frozen=True)
+class Race:
+    """What the contenders are timed on: one batch for each member of a stack."""
 
-    On a CPU each engine is timed with one thread and with all.  Threads that wait for each other
-    many times per step suffer as soon as the machine has other work, so all of them must win by
-    a clear margin.
+    stack: Stack
+    x_KN: Tensor
+    y_KN: Tensor
+    knobs: Knobs
+
+    def first(self, count: int) -> "Race":
+        """Return the race of the first members, on a copy."""
+        knobs = {name: value_K[:count] for name, value_K in self.knobs.items()}
+        return Race(self.stack.take(range(count)), self.x_KN[:count], self.y_KN[:count], knobs)
+
+
+def choose(race: Race, make: Make) -> Choice:
+    """Time a few training steps of each engine and each use of the cores; take the fastest.
+
+    An engine that cannot run the model, or that does not compute what the plain module computes,
+    is left out, and the reason says so.
 
     Args:
-        stack: the members; they are left as they are.
-        engines: the candidates, the one preferred at equal speed first.
-        x_KN: one batch per member.
-        y_KN: its targets.
+        race: the members, which are left as they are, and a batch for each.
+        make: engine name -> a new engine; the one preferred at equal speed first.
 
     Raises:
-        RuntimeError: where none of the engines can run the model.
+        Exception: whatever the model itself raises in its plain form.
     """
-    every = torch.get_num_threads()
-    counts = [1, every] if every > 1 and not x_KN.is_cuda else [every]
-    timers: list[_Timer] = []
-    impossible = []
-    for engine in engines:
+    width = len(race.stack)
+    cores = torch.get_num_threads()
+    start = race.first(min(width, RACE_WIDTH))
+    facts = _agree(start.first(min(2, width)), make)
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        timers = []
+        for name in make:
+            if name in facts:
+                continue
+            alone = _Timer(name, make[name], 1, 1, start, None)
+            timers.append(alone)
+            if cores > 1 and not race.x_KN.is_cuda:
+                timers.append(_Timer(name, make[name], 1, cores, start, None))
+                lanes = min(cores, len(start.stack))
+                if lanes > 1 and not alone.shares_generator:
+                    timers.append(_Timer(name, make[name], lanes, 1, start, pool))
+        _race(timers)
+        best = min(timers, key=lambda t: t.seconds * (MARGIN if t.threads > 1 else 1))
+        figures = [
+            f"{name} {min(t.seconds for t in timers if t.name == name) * 1e3:.3g} ms"
+            for name in dict.fromkeys(t.name for t in timers)
+        ]
+        if len(start.stack) < width:
+            wide = _Timer(best.name, make[best.name], best.lanes, best.threads, race, best.pool)
+            _race([best, wide])
+            if wide.seconds / width > WIDER * best.seconds / len(start.stack):
+                width = len(start.stack)
+    noted = [f"{name} {fact}" for name, fact in facts.items()]
+    steps = f"a step of {len(start.stack)} members: {', '.join([*noted, *figures])}"
+    choice = Choice(best.name, best.lanes, best.threads, width)
+    return replace(choice, reason=f"{described(choice, race.x_KN.device)} ({steps})")
+
+
+def described(choice: Choice, device: torch.device) -> str:
+    """Say in a few words what computes.
+
+    >>> described(Choice("stacked", 2, 1, 64), torch.device("cpu"))
+    'stacked engine in 2 lanes'
+    """
+    if device.type == "cuda":
+        return f"{choice.engine} engine"
+    if choice.lanes > 1:
+        return f"{choice.engine} engine in {choice.lanes} lanes"
+    return f"{choice.engine} engine, {choice.threads} thread{'s' if choice.threads > 1 else ''}"
+
+
+def bounds(members: int, lanes: int) -> list[tuple[int, int]]:
+    """Share members out to lanes: where each begins and ends, none empty.
+
+    >>> bounds(5, 2), bounds(1, 2)
+    ([(0, 3), (3, 5)], [(0, 1)])
+    """
+    lanes = min(lanes, members)
+    cuts = [-(-members * lane // lanes) for lane in range(lanes + 1)]
+    return list(itertools.pairwise(cuts))
+
+
+def _agree(race: Race, make: Make) -> dict[EngineName, str]:
+    """Compare every engine with plain modules on a step; say what is wrong with those that fail."""
+    facts: dict[EngineName, str] = {}
+    if "sequential" not in make:  # one engine was asked for: it may raise what it raises
+        return facts
+    results = {}
+    for name in sorted(make, key=lambda name: name != "sequential"):
+        trial = race.first(len(race.stack))
+        seed_K = torch.arange(len(race.stack), device=race.x_KN.device)
         try:
-            timers += [_Timer(engine, count, stack, x_KN, y_KN) for count in counts]
-        except RuntimeError as error:
-            if engine is engines[-1] and not timers:
+            loss_K, _, gradient_KP = make[name]().step(
+                trial.stack, race.x_KN, race.y_KN, seed_K, race.knobs
+            )
+        except Exception as error:  # a user's module may raise anything
+            if name == "sequential":
                 raise
-            impossible.append(f"{engine.name} impossible: {str(error).splitlines()[0]}")
-    _race(timers)
-    best = min(timers, key=lambda timer: timer.seconds * (MARGIN if timer.threads > 1 else 1))
-    fastest = {engine.name: torch.inf for engine in engines}
-    for timer in timers:
-        fastest[timer.engine.name] = min(fastest[timer.engine.name], timer.seconds)
-    figures = [f"{name} {s * 1e3:.3g} ms" for name, s in fastest.items() if s < torch.inf]
-    used = f", {best.threads} thread{'s' if best.threads > 1 else ''}" if not x_KN.is_cuda else ""
-    steps = f"a step of {len(stack)} members: {', '.join([*impossible, *figures])}"
-    return Choice(best.engine, best.threads, f"{best.engine.name} engine{used} ({steps})")
+            fault = str(error).strip().splitlines() or [repr(error)]
+            facts[name] = f"impossible: {fault[0]}"
+            continue
+        results[name] = [loss_K, gradient_KP, *trial.stack.buffers.values()]
+    for name, values in results.items():
+        pairs = zip(values, results["sequential"], strict=True)
+        if not all(_close(ours, theirs) for ours, theirs in pairs):
+            facts[name] = "left out: it does not compute what the plain module computes"
+    return facts
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    if not theirs.is_floating_point():
+        return torch.equal(ours, theirs)
+    if not (theirs.numel() and theirs.isfinite().all()):
+        return True  # nothing to compare with
+    error = (ours - theirs).abs().max()
+    return bool(error <= 0.02 * theirs.abs().max() + 1e-5)
 
 
 class _Timer:
-    """Times steps of an engine with a number of threads, on a copy of some members."""
+    """Times steps of an engine in some lanes or threads, on a copy of the members."""
 
     def __init__(
-        self, engine: Engine, threads: int, stack: Stack, x_KN: Tensor, y_KN: Tensor
+        self,
+        name: EngineName,
+        make: Callable[[], Engine],
+        lanes: int,
+        threads: int,
+        race: Race,
+        pool: Executor | None,
     ) -> None:
         """Record what the engine records, and warm up."""
-        count = min(len(stack), engine.probe)
-        self.engine, self.threads, self.scale = engine, threads, len(stack) / count
-        self.stack, self.x_KN, self.y_KN = stack.take(range(count)), x_KN[:count], y_KN[:count]
-        self.seed_K = torch.zeros(count, dtype=torch.int64, device=x_KN.device)
+        engines = [make() for _ in range(lanes)]
+        count = min(len(race.stack), engines[0].probe * lanes)
+        self.name, self.lanes, self.threads, self.pool = name, lanes, threads, pool
+        self.scale = len(race.stack) / count
+        self.races = [
+            (engine, Race(race.stack.narrow(a, b).take(range(b - a)), *_rows(race, a, b)))
+            for engine, (a, b) in zip(engines, bounds(count, lanes), strict=False)
+        ]
         self.taken: list[float] = []
         self.run()
+        self.shares_generator = any(
+            isinstance(engine, Sequential) and engine.shares_generator for engine in engines
+        )
 
     @property
     def seconds(self) -> float:
@@ -86,8 +203,10 @@ class _Timer:
 
     def run(self) -> None:
         with threads(self.threads):
-            self.engine.step(self.stack, self.x_KN, self.y_KN, self.seed_K)
-            _wait(self.x_KN)
+            if self.pool is None:
+                _step(self.races[0])
+            else:
+                list(self.pool.map(_step, self.races))
 
     def measure(self) -> float:
         """Time some steps; return what that took in all."""
@@ -99,9 +218,23 @@ class _Timer:
         return spent
 
 
-def _race(timers: list[_Timer]) -> None:
+def _rows(race: Race, start: int, stop: int) -> tuple[Tensor, Tensor, Knobs]:
+    knobs = {name: value_K[start:stop] for name, value_K in race.knobs.items()}
+    return race.x_KN[start:stop], race.y_KN[start:stop], knobs
+
+
+@torch.no_grad()
+def _step(entry: tuple[Engine, Race]) -> None:
+    engine, race = entry
+    seed_K = torch.zeros(len(race.stack), dtype=torch.int64, device=race.x_KN.device)
+    engine.step(race.stack, race.x_KN, race.y_KN, seed_K, race.knobs)
+    if race.x_KN.is_cuda:
+        torch.cuda.synchronize(race.x_KN.device)
+
+
+def _race(timers: Sequence[_Timer]) -> None:
     """Measure all in turns, so that a stall of the machine hits them alike; drop the hopeless."""
-    alive, spent = timers, 0.0
+    alive, spent = list(timers), 0.0
     while spent < RACE_S:
         spent += sum(timer.measure() for timer in alive)
         best = min(timer.seconds for timer in alive)
@@ -110,15 +243,10 @@ def _race(timers: list[_Timer]) -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let PyTorch use this many CPU threads inside the block."""
+    """Let PyTorch use this many CPU threads inside operations that this thread calls."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _wait(x: Tensor) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)

@@ -12,143 +12,30 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from zoo import settings
+from zoo import settings, usercode
 from zoo.errors import ConfigError, nearest
+from zoo.sections import (
+    SGD,
+    Adam,
+    AdamW,
+    AugmentConfig,
+    DataConfig,
+    InitConfig,
+    KeepConfig,
+    ModelConfig,
+    Monitor,
+    ScheduleConfig,
+    Section,
+    Seed,
+    StopConfig,
+    TrainConfig,
+)
 
 T = TypeVar("T", bound=BaseModel)
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-Momentum = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class Section(BaseModel):
-    """A group of settings: immutable, with no unknown keys and no conversions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class DataConfig(Section):
-    """Which data, and how they are split.  Every member of a zoo sees the same split."""
-
-    ref: str = Field(
-        min_length=1, description="a built-in name (digits, iris, ...) or the path of a CSV file"
-    )
-    target: str | None = Field(default=None, description="the column to predict, for a file")
-    task: Literal["classification", "regression"] | None = Field(
-        default=None, description="found from the target when not given"
-    )
-    split_seed: Seed = 0
-    val: Fraction = 0.2
-    test: Fraction = 0.2
-
-    @model_validator(mode="after")
-    def _leaves_rows(self) -> Self:
-        if self.val + self.test >= 1:
-            raise ValueError(
-                f"val and test must leave rows to train on, however {self.val:g} + {self.test:g} "
-                "is 1 or more"
-            )
-        return self
-
-
-class ModelConfig(Section):
-    """A builder's name and all its options, as :mod:`zoo.models` reads them from its signature."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str = "mlp"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _complete(cls, value: object) -> object:
-        if not isinstance(value, Mapping) or not isinstance(value.get("name", "mlp"), str):
-            return value
-        from zoo import models  # imports torch, which only some commands need
-
-        given = dict(value)
-        name = given.pop("name", "mlp")
-        return {"name": name, **models.options(name, given)}
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Every key but the name."""
-        return dict(self.model_extra or {})
-
-
-class SGD(Section):
-    """Stochastic gradient descent with momentum."""
-
-    name: Literal["sgd"] = "sgd"
-    lr: Positive = 0.1
-    momentum: Momentum = 0.9
-    nesterov: bool = False
-    weight_decay: NonNegative = 0.0
-
-    @model_validator(mode="after")
-    def _moves(self) -> Self:
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs a momentum, however it is 0")
-        return self
-
-
-class Adam(Section):
-    """Adam; its weight decay is an L2 penalty added to the gradient."""
-
-    name: Literal["adam"] = "adam"
-    lr: Positive = 1e-3
-    betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = (0.9, 0.999)
-    eps: Positive = 1e-8
-    weight_decay: NonNegative = 0.0
-
-
-class AdamW(Section):
-    """Adam with decoupled weight decay."""
-
-    name: Literal["adamw"] = "adamw"
-    lr: Positive = 1e-3
-    betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = (0.9, 0.999)
-    eps: Positive = 1e-8
-    weight_decay: NonNegative = 0.01
-
-
-class TrainConfig(Section):
-    """How long and in what portions to train."""
-
-    epochs: int = Field(default=100, ge=1)
-    batch_size: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="rows per step; by default 128, or all where there are fewer"
-    )
-
-
-class StopConfig(Section):
-    """When a member stops early.  The weights of its best epoch are the ones kept."""
-
-    metric: Literal["loss", "accuracy", "rmse"] = Field(
-        default="loss", description="watched on the validation rows"
-    )
-    mode: Literal["min", "max"] | None = Field(default=None, description="found from the metric")
-    patience: int = Field(
-        default=10, ge=1, description="epochs without improvement before stopping"
-    )
-    min_delta: NonNegative = Field(default=0.0, description="an improvement must exceed this")
-
-    @model_validator(mode="after")
-    def _agrees(self) -> Self:
-        usual = "max" if self.metric == "accuracy" else "min"
-        if self.mode not in (None, usual):
-            raise ValueError(f"the mode of {self.metric} is {usual}, however it is {self.mode}")
-        return self
-
-    @property
-    def direction(self) -> Literal["min", "max"]:
-        """The mode, or the one that suits the metric."""
-        return self.mode or ("max" if self.metric == "accuracy" else "min")
 
 
 class RunConfig(Section):
@@ -156,9 +43,13 @@ class RunConfig(Section):
 
     data: DataConfig
     model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
+    init: InitConfig = InitConfig()
     optim: Annotated[SGD | Adam | AdamW, Field(discriminator="name")] = Adam()
+    schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
     stop: StopConfig = StopConfig()
+    keep: KeepConfig = KeepConfig()
+    augment: AugmentConfig = AugmentConfig()
 
     @field_validator("optim", mode="before")
     @classmethod
@@ -169,11 +60,15 @@ class RunConfig(Section):
     def hash(self) -> str:
         """16 hexadecimal digits of the SHA-256 of these settings in canonical JSON.
 
-        The path of the data is left out: the same bytes may lie in another place.
+        Where the data or the first weights lie is left out: the same bytes may be elsewhere.  So
+        are the monitors' modes, which follow from their metrics.
         """
-        canonical = json.dumps(
-            self.model_dump(mode="json", exclude={"data": {"ref"}}), sort_keys=True
-        )
+        left_out: dict[str, Any] = {
+            "data": {"ref"},
+            "init": {"source"},
+            "stop": {"mode": True, "also": {"__all__": {"mode"}}},
+        }
+        canonical = json.dumps(self.model_dump(mode="json", exclude=left_out), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -187,9 +82,13 @@ class Request(Section):
     )
     data: dict[str, Any] = Field(default_factory=dict)
     model: dict[str, Any] = Field(default_factory=dict)
+    init: Any = Field(default_factory=dict, description="a table, or its short form")
     optim: dict[str, Any] = Field(default_factory=dict)
+    schedule: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     stop: dict[str, Any] = Field(default_factory=dict)
+    keep: dict[str, Any] = Field(default_factory=dict)
+    augment: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -243,8 +142,13 @@ class Config:
 SECTIONS: dict[str, type[BaseModel]] = {
     "data": DataConfig,
     "model": ModelConfig,
+    "init": InitConfig,
+    "schedule": ScheduleConfig,
     "train": TrainConfig,
     "stop": StopConfig,
+    "also": Monitor,
+    "keep": KeepConfig,
+    "augment": AugmentConfig,
 }
 OPTIMISERS: dict[str, type[BaseModel]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
@@ -278,7 +182,7 @@ def parse(asked: Mapping[str, Any]) -> Config:
     if len({run.hash for run, _ in cells}) < len(cells):
         raise ConfigError("grid: every value must differ, however two settings are the same")
     first, _ = cells[0]
-    name = request.name or f"{Path(first.data.ref).stem}-{first.model.name}"
+    name = request.name or f"{Path(first.data.ref).stem}-{usercode.title(first.model.name)}"
     return Config(name, request.seeds, tuple(cells))
 
 

@@ -4,143 +4,40 @@ Every member has its own epoch counter, data order, hyper-parameters and early s
 that stops gives its slot to the next one waiting, so the cost follows the epochs that are needed
 and not the slowest member.  What a member becomes is a function of its settings and its seed: it
 does not depend on who trains beside it.
+
+The stack is one; its rows are shared out to lanes, threads that train one epoch each without a word
+to the others.
 """
 
-import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
-from zoo import models
-from zoo.choice import Choice, choose, threads
-from zoo.config import ModelConfig, RunConfig
+from zoo.choice import Choice, bounds, threads
+from zoo.config import RunConfig
 from zoo.data import Data
-from zoo.engines import Engine, Sequential, Stacked
-from zoo.errors import ConfigError
-from zoo.objective import objective
-from zoo.optim import Optimiser
-from zoo.stack import stack
-from zoo.stopping import EarlyStopping
+from zoo.engines import EngineName
+from zoo.gradient import Restraints
+from zoo.judging import begin, epoch_of, finish, judge, keep, seen_as
+from zoo.lane import Lane
+from zoo.reports import Epoch, Member, Pass, Source
+from zoo.setup import Setup
+from zoo.slots import Slot
+from zoo.state import TrainState
 
-EngineName = Literal["auto", "stacked", "sequential"]
 WIDTH = 64  # slots of a stack; beyond this width the gain is small and the memory is not
-
-
-@dataclass(frozen=True)
-class Member:
-    """One model to train: a key to report it by, its settings and its seed."""
-
-    key: str
-    config: RunConfig
-    seed: int
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch of one member: losses, metrics in the user's unit, seconds since it started."""
-
-    key: str
-    epoch: int
-    train_loss: float
-    train_metric: float
-    val_loss: float
-    val_metric: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A member's end.
-
-    Attributes:
-        best: its best epoch, or None where no epoch was finite.
-        state: the weights of the best epoch as a state dict on the CPU, or None.
-        epochs: how many epochs it trained.
-    """
-
-    key: str
-    status: Literal["finished", "diverged"]
-    best: Epoch | None
-    state: dict[str, Tensor] | None
-    epochs: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What happened while every member in the stack trained one epoch."""
-
-    epochs: list[Epoch]
-    finished: list[Finished]
-
-
-@dataclass
-class _Slot:
-    member: Member
-    started: float = field(default_factory=time.monotonic)
-    epoch: int = 0
-    best: Epoch | None = None
-
-
-def shape_key(config: RunConfig) -> tuple[object, ...]:
-    """Return what members must have in common to train in one stack."""
-    return (
-        config.data,
-        config.model.model_dump_json(),
-        config.optim.name,
-        config.train.batch_size,
-        config.stop.metric,
-        config.stop.direction,
-    )
-
-
-def build(model: ModelConfig, data: Data, seed: int) -> nn.Module:
-    """Build an untrained model for the data."""
-    return models.build(model.name, model.options, data.shape, data.outputs, seed)
-
-
-def batch_size(config: RunConfig, data: Data) -> int:
-    """Return how many rows a step takes: as set, or 128, or all rows where there are fewer."""
-    return config.train.batch_size or min(128, len(data.train))
-
-
-def check(config: RunConfig, data: Data) -> None:
-    """Check what only the data can tell of a run's settings.
-
-    Raises:
-        ConfigError: where the model, the batch size or the monitored metric do not suit the data.
-    """
-    try:
-        module = build(config.model, data, seed=0)
-    except (RuntimeError, MemoryError) as error:
-        fault = str(error).splitlines()[0]
-        raise ConfigError(f"model: cannot be built with these options: {fault}") from error
-    rows = len(data.train)
-    if batch_size(config, data) > rows:
-        raise ConfigError(
-            f"train.batch_size: must be at most the {rows} training rows, however it is "
-            f"{config.train.batch_size}"
-        )
-    if batch_size(config, data) == 1 and any(isinstance(m, _BatchNorm) for m in module.modules()):
-        raise ConfigError("train.batch_size: must be at least 2 with BatchNorm, however it is 1")
-    metric = objective(data.task).metric
-    if config.stop.metric not in ("loss", metric):
-        raise ConfigError(
-            f"stop.metric: must be loss or {metric} for {data.task}, however it is "
-            f"{config.stop.metric}"
-        )
+T = TypeVar("T")
 
 
 class Fit:
-    """The training of some members that share a :func:`shape_key`.
+    """The training of some members that share a :func:`~zoo.checks.shape_key`.
 
-    Iterating trains; each :class:`Pass` reports one epoch of everyone in the stack.
+    Iterating trains; each :class:`~zoo.reports.Pass` reports one epoch of everyone in the stack.
     """
 
     def __init__(
@@ -148,134 +45,169 @@ class Fit:
         members: Sequence[Member],
         data: Data,
         *,
-        engine: EngineName = "auto",
-        width: int = WIDTH,
+        engine: EngineName | Literal["auto"] = "auto",
+        width: int | None = None,
         device: torch.device | str | None = None,
+        choice: Choice | None = None,
     ) -> None:
-        """Build the first stack and choose the engine.
+        """Build the first stack and choose how to compute it.
+
+        Args:
+            members: to be trained, in this order.
+            data: what they learn from.
+            engine: ``auto`` measures both and takes the faster.
+            width: the most members at once; by default as many as pay and fit into memory.
+            device: by default the GPU, where there is one.
+            choice: how to compute, where that is known already.
 
         Raises:
             ConfigError: where settings do not suit each other or the data.
         """
-        first = members[0].config
-        check(first, data)
-        self.objective = objective(data.task, data.target_scale)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.data = data
-        self.x, self.y = data.train.x.to(self.device), data.train.y.to(self.device)
-        self.val_x, self.val_y = data.val.x.to(self.device), data.val.y.to(self.device)
-        self.batch_size = batch_size(first, data)
-        self.metric = first.stop.metric
+        self.setup = Setup(members[0], data, device)
+        choice = choice or self.setup.choose(engine, members[: width or WIDTH], width)
+        self.choice = choice
         self.waiting = deque(members)
-        count = min(width, len(members))
-        first_members = [self.waiting.popleft() for _ in range(count)]
-        self.slots: list[_Slot | None] = [_Slot(member) for member in first_members]
-        self.stack = stack([self._build(member) for member in first_members])
-        self.best = self.stack.take(range(count))
-        configs = [member.config for member in first_members]
-        self.optimiser = Optimiser([c.optim for c in configs], self.stack.flat_KP)
-        self.stopping = EarlyStopping(
-            first.stop.direction,
-            [c.stop.patience for c in configs],
-            [c.stop.min_delta for c in configs],
-        )
-        self.choice = self._choose(engine, first_members[0])
+        count = min(width or choice.width, len(members))
+        self.slots: list[Slot | None] = [Slot(self.waiting.popleft()) for _ in range(count)]
+        self._assemble()
 
     def __iter__(self) -> Iterator[Pass]:
         """Train until every member has ended."""
-        while any(self.slots):
-            with threads(self.choice.threads), self._own_randomness():
-                happened = self._pass()
-            yield happened
+        lanes = self.choice.lanes
+        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            while any(self.slots):
+                with threads(self.choice.threads), self.setup.own_randomness():
+                    happened = self._pass(pool)
+                yield happened
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all that is needed to go on from here, between two passes: tensors, and JSON.
+
+        Before the first pass there are no tensors: all follows from the members.
+        """
+        begun = any(slot.epoch for slot in self.slots if slot)
+        tensors = self.state.rows() if begun else {}
+        for k, slot in enumerate(self.slots):
+            for i, kept in enumerate(slot.top if slot else ()):
+                tensors |= {f"top.{k}.{i}.{name}": value for name, value in kept.state.items()}
+        note = {
+            "choice": asdict(self.choice),
+            "slots": [slot and slot.note() for slot in self.slots],
+            "waiting": [member.key for member in self.waiting],
+        }
+        return tensors, note
+
+    @classmethod
+    def resume(
+        cls,
+        members: Mapping[str, Member],
+        data: Data,
+        tensors: Mapping[str, Tensor],
+        note: Mapping[str, Any],
+        **options: Any,
+    ) -> "Fit":
+        """Go on from a :meth:`snapshot`; on a CPU, the weights come out the same to the last bit.
+
+        Args:
+            members: those of the snapshot by their keys; where others were, the waiting go on.
+            data: as it was.
+            tensors: as they were.
+            note: as it was.
+            options: ``device``.
+        """
+        waiting = deque(members[key] for key in note["waiting"] if key in members)
+        keys = [slot and slot["key"] for slot in note["slots"]]
+        kept = [k for k, key in enumerate(keys) if key in members]
+        slots = [Slot(members[key]) if key in members else None for key in keys]
+        slots = [slot or (Slot(waiting.popleft()) if waiting else None) for slot in slots]
+        there = [slot.member for slot in slots if slot]
+        fit = cls([*there, *waiting], data, choice=Choice(**note["choice"]), **options)
+        fit.waiting = waiting
+        fit.slots = slots
+        fit._assemble()
+        for name, row in fit.state.rows().items() if tensors else ():
+            row[kept] = tensors[name][kept].to(row.device)
+        for k, (told, slot) in enumerate(zip(note["slots"], slots, strict=True)):
+            if slot and k in kept:
+                prefixes = [f"top.{k}.{i}." for i in range(len(told["top"]))]
+                slot.recall(told, [_below(tensors, prefix) for prefix in prefixes])
+        return fit
 
     @torch.no_grad()
-    def _pass(self) -> Pass:
+    def _pass(self, pool: ThreadPoolExecutor) -> Pass:
         """Train every member in the stack for one epoch, evaluate, and refill free slots."""
-        train_loss_K, train_score_K = self._train()
-        val_loss_K, val_score_K = self.choice.engine.evaluate(self.stack, self.val_x, self.val_y)
-        report = self.objective.report
-        figures_K4 = torch.stack(
-            [train_loss_K, report(train_score_K), val_loss_K, report(val_score_K)], dim=1
-        ).cpu()
-        finite_K = figures_K4.isfinite().all(1)
-        watched_K = figures_K4[:, 2 if self.metric == "loss" else 3].where(finite_K, torch.nan)
-        epoch_K = torch.tensor([slot.epoch + 1 if slot else 0 for slot in self.slots])
-        improved_K, stop_K = self.stopping.update(watched_K, epoch_K)
-        self.best.copy_rows(self.stack, improved_K.to(self.device))
-        happened = Pass([], [])
+        setup, configs = self.setup, self._configs()
+        happened = Pass(self._weigh_given(), [], [])
+        trained = self._each(
+            pool,
+            lambda lane: lane.train(setup.train, setup.batch_size, setup.config.train.accumulate),
+        )
+        for trained_slot in filter(None, self.slots):
+            trained_slot.epoch += 1
+        epochs = [slot.epoch if slot else 0 for slot in self.slots]
+        for average in self.state.running.values():
+            average.after_epoch(self.state.stack, epochs, configs)
+        measured = self._each(pool, lambda lane: lane.measure(setup.val, setup.train.x))
+        train_3K = self._reported([totals_3K for totals_3K, _ in trained])
+        rates = [rate for _, lane_rates in trained for rate in lane_rates]
+        val_2K = {name: self._reported([lane[name] for lane in measured]) for name in measured[0]}
+        finite_K = train_3K[:2].isfinite().all(0) & val_2K["weights"].isfinite().all(0)
+        judged = judge(self.state, configs, val_2K, finite_K)
         for k, slot in enumerate(self.slots):
             if slot is None:
                 continue
-            slot.epoch += 1
-            train_loss, train_metric, val_loss, val_metric = figures_K4[k].tolist()
-            epoch = Epoch(
-                slot.member.key,
-                slot.epoch,
-                train_loss=train_loss,
-                train_metric=train_metric,
-                val_loss=val_loss,
-                val_metric=val_metric,
-                seconds=time.monotonic() - slot.started,
-            )
+            val = {
+                name: (float(loss[k]), float(metric[k])) for name, (loss, metric) in val_2K.items()
+            }
+            epoch = epoch_of(slot, rates[k], train_3K[:, k].tolist(), val)
             happened.epochs.append(epoch)
-            if improved_K[k]:
-                slot.best = epoch
-            last = stop_K[k] or slot.epoch >= slot.member.config.train.epochs
-            if last or not finite_K[k]:
-                happened.finished.append(self._finish(k, slot, diverged=not finite_K[k]))
+            slot.losses.append(epoch.val_loss)
+            if judged.improved[k]:
+                slot.best = seen_as(epoch, judged.source[k])
+            if finite_K[k]:
+                kept = keep(self.state, k, slot, epoch, judged.source[k])
+                happened.kept.extend((slot.member.key, weights) for weights in kept)
+            done = slot.epoch >= slot.member.config.train.epochs
+            if done or judged.stop[k] or judged.diverged[k]:
+                end = finish(self.state, k, slot, epoch, diverged=judged.diverged[k])
+                happened.finished.append(end)
                 self._vacate(k)
-        self._shrink()
+        if happened.finished:
+            self._shrink()
+            self._layout()
         return happened
 
-    def _train(self) -> tuple[Tensor, Tensor]:
-        """Train one epoch; return mean training loss (K,) and score (K,) over its batches."""
-        rows = len(self.y)
-        order_KN = torch.stack([_order(slot, rows) for slot in self.slots]).to(self.device)
-        clock_K = torch.tensor([_clock(slot) for slot in self.slots], device=self.device)
-        loss_K = torch.zeros(len(self.slots), device=self.device)
-        score_K = torch.zeros_like(loss_K)
-        # A last batch of one row is left out: BatchNorm has no variance there.
-        used = rows - 1 if rows % self.batch_size == 1 and rows > 1 else rows
-        for step, start in enumerate(range(0, used, self.batch_size)):
-            index_KN = order_KN[:, start : min(start + self.batch_size, used)]
-            x_KN, y_KN = self._batch(index_KN)
-            loss, score, gradient_KP = self.choice.engine.step(
-                self.stack, x_KN, y_KN, clock_K * 1_000_003 + step
-            )
-            self.optimiser.update(self.stack.flat_KP, gradient_KP)
-            weight = index_KN.shape[1] / used
-            loss_K += loss * weight
-            score_K += score * weight
-        return loss_K, score_K
+    def _each(self, pool: ThreadPoolExecutor, work: Callable[[Lane], T]) -> list[T]:
+        """Do the work of every lane; a single one does it here, with threads of its own inside."""
+        if len(self.lanes) == 1:
+            return [work(self.lanes[0])]
+        return list(pool.map(work, self.lanes))
 
-    def _batch(self, index_KN: Tensor) -> tuple[Tensor, Tensor]:
-        """Gather one batch per member."""
-        flat = index_KN.reshape(-1)
-        shape = index_KN.shape
-        x_KN = self.x.index_select(0, flat).view(*shape, *self.x.shape[1:])
-        return x_KN, self.y.index_select(0, flat).view(shape)
+    def _reported(self, parts: Sequence[Tensor]) -> Tensor:
+        """Join what lanes measured, losses and scores first; return losses and metrics."""
+        loss_K, score_K, *others = torch.cat(list(parts), dim=1)
+        return torch.stack([loss_K, self.setup.objective.report(score_K), *others]).cpu()
 
-    def _build(self, member: Member) -> nn.Module:
-        return build(member.config.model, self.data, member.seed).to(self.device)
-
-    def _finish(self, k: int, slot: _Slot, *, diverged: bool) -> Finished:
-        state = None
-        if slot.best is not None:
-            state = {name: value.cpu() for name, value in self.best.state(k).items()}
-        status: Literal["finished", "diverged"] = "diverged" if diverged else "finished"
-        elapsed = time.monotonic() - slot.started
-        return Finished(slot.member.key, status, slot.best, state, slot.epoch, elapsed)
+    def _weigh_given(self) -> list[Epoch]:
+        """Measure members that start from trained weights."""
+        fresh = [k for k, s in enumerate(self.slots) if s and s.given and not s.epoch]
+        if not fresh:
+            return []
+        val = self.setup.val
+        val_2K = self._reported(
+            [torch.stack(lane.engine.evaluate(lane.stack, val.x, val.y)) for lane in self.lanes]
+        )
+        return [
+            begin(self.state, k, slot, (float(val_2K[0, k]), float(val_2K[1, k])))
+            for k in fresh
+            if (slot := self.slots[k]) and val_2K[:, k].isfinite().all()
+        ]
 
     def _vacate(self, k: int) -> None:
         """Give slot ``k`` to the next waiting member, if there is one."""
-        if not self.waiting:
-            self.slots[k] = None
-            return
-        member = self.waiting.popleft()
-        self.slots[k] = _Slot(member)
-        self.stack.put(k, self._build(member))
-        self.optimiser.assign(k, member.config.optim)
-        self.stopping.assign(k, member.config.stop.patience, member.config.stop.min_delta)
+        self.slots[k] = Slot(self.waiting.popleft()) if self.waiting else None
+        if (slot := self.slots[k]) is not None:
+            self.state.put(k, slot.member, self.setup.build(slot.member))
 
     def _shrink(self) -> None:
         """Once half the slots are empty, go on with the others only.
@@ -283,38 +215,56 @@ class Fit:
         Not sooner: a stack of another width is another program to record.
         """
         occupied = [k for k, slot in enumerate(self.slots) if slot is not None]
-        if not occupied or len(occupied) > len(self.slots) // 2:
-            return
-        self.slots = [self.slots[k] for k in occupied]
-        self.stack, self.best = self.stack.take(occupied), self.best.take(occupied)
-        self.optimiser.take(occupied)
-        self.stopping.take(occupied)
+        if occupied and len(occupied) <= len(self.slots) // 2:
+            self.slots = [self.slots[k] for k in occupied]
+            self.state.take(occupied)
+            self._share_out()
 
-    @torch.no_grad()
-    def _choose(self, name: EngineName, member: Member) -> Choice:
-        """Return the engine of that name, or the fastest one on the real shapes."""
-        module = self._build(member)
-        engines: dict[str, Engine] = {
-            "stacked": Stacked(module, self.objective),
-            "sequential": Sequential(module, self.objective),
-        }
-        if name != "auto":
-            return Choice(engines[name], torch.get_num_threads(), f"{name} engine, as asked")
-        index = torch.arange(self.batch_size, device=self.device).expand(len(self.slots), -1)
-        with self._own_randomness():
-            return choose(self.stack, list(engines.values()), *self._batch(index))
+    def _assemble(self) -> None:
+        """Put the members of the slots into a new stack; an empty slot's values have no meaning."""
+        someone = next(slot.member for slot in self.slots if slot)
+        members = [slot.member if slot else someone for slot in self.slots]
+        self.state = TrainState(members, [self.setup.build(member) for member in members])
+        self.engines = [self.setup.engine(self.choice.engine) for _ in range(self.choice.lanes)]
+        self._share_out()
+        self._layout()
 
-    def _own_randomness(self) -> AbstractContextManager[None]:
-        """Leave PyTorch's global generators as they were: a user may draw from them too."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        return torch.random.fork_rng(devices)
+    def _share_out(self) -> None:
+        """Give each lane its views of the members and of their averages."""
+        names: list[Source] = ["weights", *self.state.running]
+        self.views = [
+            (a, b, {name: self.state.source(name).narrow(a, b) for name in names})
+            for a, b in bounds(len(self.slots), self.choice.lanes)
+        ]
+
+    def _layout(self) -> None:
+        """Collect what the members ask of their lanes."""
+        configs, device = self._configs(), self.setup.device
+        self.lanes = []
+        for engine, (a, b, stacks) in zip(self.engines, self.views, strict=False):
+            train = [config.train for config in configs[a:b]]
+            smoothing_K = torch.tensor([t.label_smoothing for t in train], device=device)
+            decays = [config.keep.ema or 1.0 for config in configs[a:b]]
+            rate_K1 = 1 - torch.tensor(decays, device=device).unsqueeze(1)
+            ema = self.state.running.get("ema")
+            self.lanes.append(
+                Lane(
+                    a,
+                    self.slots[a:b],
+                    stacks,
+                    engine,
+                    self.state.optimiser,
+                    Restraints.of(train, device),
+                    (ema, rate_K1) if ema else None,
+                    smoothing_K if self.setup.config.train.label_smoothing else None,
+                    self.setup.augment,
+                )
+            )
+
+    def _configs(self) -> list[RunConfig]:
+        """Return the settings of every slot; those of an empty one have no meaning."""
+        return [slot.member.config if slot else self.setup.config for slot in self.slots]
 
 
-def _clock(slot: _Slot | None) -> int:
-    """Return the seed of all that is random in the slot's next epoch."""
-    return slot.member.seed * 1_000_003 + slot.epoch if slot else 0
-
-
-def _order(slot: _Slot | None, rows: int) -> Tensor:
-    """Return the order of the rows in the slot's next epoch."""
-    return torch.randperm(rows, generator=torch.Generator().manual_seed(_clock(slot)))
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

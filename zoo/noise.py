@@ -68,7 +68,7 @@ class Own(Watcher):
     def __init__(self, seed_1: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
         self.stream = Stream(seed_1, alone=True)
-        self.drew = False
+        self.drew = self.from_generator = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -78,6 +78,7 @@ class Own(Watcher):
             return func(*args, **kwargs)
         self.drew = True
         drawn = self.stream.draw(func, args, kwargs)
+        self.from_generator |= drawn is None
         return func(*args, **kwargs) if drawn is None else drawn
 
 

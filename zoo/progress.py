@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from zoo.fit import Epoch, Finished, Pass
-from zoo.training import Begun, Chosen, Event
+from zoo.reports import Epoch, Finished, Pass
+from zoo.training import Begun, Event, Noted
 
 LINE_S = 5.0  # seconds between two plain lines while nobody ends
 
@@ -49,8 +49,8 @@ class Progress:
         match event:
             case Begun():
                 self._begin(event)
-            case Chosen(reason):
-                self.console.print(reason, soft_wrap=True)
+            case Noted(text):
+                self.console.print(text, soft_wrap=True)
             case Pass():
                 self._advance(event)
 
@@ -119,7 +119,7 @@ def _count(number: int, noun: str) -> str:
 def _outcome(end: Finished, metric: str) -> str:
     """Say in a few words how a member ended.
 
-    >>> _outcome(Finished("a", "diverged", None, None, epochs=1, seconds=0.1), "accuracy")
+    >>> _outcome(Finished("a", "diverged", None, None, [], epochs=1, seconds=0.1), "accuracy")
     'diverged in epoch 1: no epoch was finite'
     """
     if end.best is None:

@@ -152,7 +152,8 @@ def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
             table = table.setdefault(key, {})
             if not isinstance(table, dict):
                 raise ConfigError(f"{dotted}: {key} is a value, not a table")
-        if path and last == "name" and table.get("name", DEFAULTS.get(path[0])) != changes[dotted]:
+        named = last == "name" and len(path) == 1 and path[0] in DEFAULTS
+        if named and table.get("name", DEFAULTS[path[0]]) != changes[dotted]:
             table.clear()
         table[last] = changes[dotted]
     return result

@@ -291,11 +291,13 @@ def _better_transposed(a: Tensor, b: Tensor) -> bool:
 
     Narrow results (10 classes, say) are computed up to ten times faster as short fat ones.  And
     the gradient of a weight, ``x.T @ g``, is wanted transposed by autograd, which then copies it.
+    Not so the gradient of what came into a narrow layer: its few outputs are the inner axis, and
+    a result laid out otherwise than the activations would slow everything that meets them.
     """
     rows, columns = a.shape[-2], b.shape[-1]
     if min(rows, columns) < NARROW:
         return columns < rows
-    return a.stride(-1) != 1 and b.stride(-1) == 1
+    return a.stride(-1) != 1 and b.stride(-1) == 1 and a.shape[-1] >= NARROW
 
 
 NARROW = 16

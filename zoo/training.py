@@ -1,40 +1,30 @@
 """Train what a config asks for and is not there yet, into the registry.
 
-``Config -> runs -> stacks of runs that share a shape -> published checkpoints``
+``Plan -> runs -> stacks of runs that share a shape -> published checkpoints``
 """
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import groupby
-from typing import Any
+from typing import Literal
 
-from zoo.config import Config, RunConfig
-from zoo.data import Data, load
-from zoo.errors import InterruptedRunsError, MismatchError, ZooError
-from zoo.fit import EngineName, Epoch, Finished, Fit, Member, Pass, batch_size, check, shape_key
+from zoo.checks import shape_key
+from zoo.choice import described
+from zoo.engines import EngineName
+from zoo.errors import IntegrityError, InterruptedRunsError, MismatchError
+from zoo.fit import WIDTH, Fit
+from zoo.interrupting import Stop
+from zoo.journal import Journal
+from zoo.memory import is_exhausted
+from zoo.planning import Plan
 from zoo.registry import NewRun, Registry, Run
-from zoo.registry.records import label
+from zoo.registry.records import SavedState, label
+from zoo.reports import Member, Pass
 from zoo.settings import flatten
 
-FLUSH_S = 1.0  # how long epochs may wait to be written together: one disk synchronisation for all
 DONE = ("finished", "diverged")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a ``train-many`` will do, before it does anything.
-
-    Attributes:
-        title: the name of the zoo.
-        data: the loaded data.
-        requests: every run asked for, in order.
-    """
-
-    title: str
-    data: Data
-    requests: list[NewRun]
 
 
 @dataclass(frozen=True)
@@ -47,170 +37,171 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The engine of the next stacks, in a sentence."""
+class Noted:
+    """Something worth a line: the engine of the next stacks, a resumption, too little memory."""
 
-    reason: str
+    text: str
 
 
-Event = Begun | Chosen | Pass
+Event = Begun | Noted | Pass
 Watch = Callable[[Event], None]
 
 
-def plan(config: Config) -> Plan:
-    """Load the data and check every setting against it; nothing is written.
-
-    Raises:
-        DataError, ConfigError: where the data or a setting will not do.
-    """
-    data = load(config.cells[0][0].data)
-    requests = []
-    for asked, varied, seed in config.runs():
-        train = asked.train.model_copy(update={"batch_size": batch_size(asked, data)})
-        run = asked.model_copy(update={"train": train})
-        requests.append(
-            NewRun(
-                name=config.name,
-                config=run.model_dump(mode="json"),
-                config_hash=run.hash,
-                task=data.task,
-                data_ref=data.ref,
-                data_fingerprint=data.fingerprint,
-                split_hash=data.split_hash,
-                seed=seed,
-                varied=varied,
-                classes=list(data.classes),
-                preprocessing=data.preprocessing,
-                environment={"torch": version("torch")},
-            )
-        )
-    for config_json in {request.config_hash: request.config for request in requests}.values():
-        check(RunConfig.model_validate(config_json), data)
-    return Plan(config.name, data, requests)
+class _Stopped(Exception):  # noqa: N818  # not an error: the user asked for it
+    """The user asked to stop, and everything is written."""
 
 
 def train_many(
     plan: Plan,
     registry: Registry,
     *,
-    engine: EngineName = "auto",
+    engine: EngineName | Literal["auto"] = "auto",
+    width: int | None = None,
     watch: Watch = lambda event: None,
 ) -> list[Run]:
     """Train the planned runs that are not finished yet; publish each as soon as it ends.
 
+    What was interrupted, in whatever way, goes on from where its state was last saved; on a CPU it
+    comes out the same to the last bit.
+
     Args:
-        plan: from :func:`plan`.
+        plan: from :func:`zoo.planning.plan`.
         registry: where runs, histories and weights go.
         engine: ``auto`` measures both and takes the faster.
+        width: the most members to train at once; by default as many as pay and fit into memory.
         watch: is told what happens.
 
     Returns:
         All planned runs as they are now, in the plan's order.
 
     Raises:
-        MismatchError: where the zoo's name is taken by runs on other data.
-        InterruptedRunsError: at Ctrl-C, once everything finished is safe.
+        MismatchError: where the zoo's name is taken by runs on other data, or where runs of that
+            name were interrupted whose settings are not asked for now.
+        InterruptedRunsError: at Ctrl-C or SIGTERM, once everything is safe.
     """
     known = [run for run in registry.runs() if run.name == plan.title]
     _refuse_other_data(plan, known)
+    _refuse_other_settings(plan, known)
     runs = registry.add(_distinguish(plan.requests, known))
     pending = [run for run in runs if run.status not in DONE]
     watch(Begun(plan, runs, pending))
-    configs = {run.id: RunConfig.model_validate(run.config) for run in pending}
-    ordered = sorted(pending, key=lambda run: str(shape_key(configs[run.id])))
+    members = {run.id: plan.member(run) for run in pending}
+    stopping = "stopping after this epoch; once more stops at once and loses it"
+    trainer = _Trainer(plan, registry, engine, width, watch)
     try:
-        for _, group in groupby(ordered, key=lambda run: str(shape_key(configs[run.id]))):
-            members = [Member(run.id, configs[run.id], run.seed or 0) for run in group]
-            _train(members, plan.data, registry, engine, watch)
-    except KeyboardInterrupt:
-        left = [run for run in _now(runs, registry) if run.status not in DONE]
-        for run in left:
+        with Stop(lambda: watch(Noted(stopping))) as trainer.stop:
+            for saved in registry.saved_states(members):
+                mates = [run for run in runs if run.status in DONE or run.id in saved.run_ids]
+                trainer.resume(saved, {run.id: plan.member(run) for run in mates})
+            left = [member for key, member in members.items() if key not in trainer.ended]
+            left.sort(key=_shape)
+            for _, group in groupby(left, key=_shape):
+                trainer.train(list(group))
+    except (_Stopped, KeyboardInterrupt):
+        now = _now(runs, registry)
+        left_runs = [run for run in now if run.status not in DONE]
+        for run in left_runs:
             if run.status == "running":
                 registry.finish(run.id, "interrupted")
-        raise InterruptedRunsError(
-            f"interrupted: {len(runs) - len(left)} of {len(runs)} runs are finished and safe in "
-            "the registry; the same command again trains the others"
-        ) from None
+        error = InterruptedRunsError(
+            f"interrupted: {len(runs) - len(left_runs)} of {len(runs)} runs are finished and safe "
+            "in the registry; the same command again goes on with the others"
+        )
+        error.exit_code = 128 + (trainer.stop.signal or signal.SIGINT)
+        raise error from None
+    registry.sweep()
     return _now(runs, registry)
 
 
-def _train(
-    members: Sequence[Member], data: Data, registry: Registry, engine: EngineName, watch: Watch
-) -> None:
-    """Train members that share a shape; where that fails, they fail and others go on."""
-    journal = _Journal(registry, data)
-    try:
-        fit = Fit(members, data, engine=engine)
-        watch(Chosen(fit.choice.reason))
-        for happened in fit:
-            journal.keep(happened)
-            watch(happened)
-    except (RuntimeError, MemoryError) as error:
-        fault = str(error).strip().splitlines()
-        for member in members:
-            if member.key not in journal.ended:
-                registry.finish(member.key, "failed", error=fault[0] if fault else repr(error))
-    finally:
-        journal.flush()
-
-
 @dataclass
-class _Journal:
-    """Writes what happens to the registry: epochs together about once a second, ends at once."""
+class _Trainer:
+    """Trains groups of members one after another."""
 
+    plan: Plan
     registry: Registry
-    data: Data
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    started: list[str] = field(default_factory=list)
-    ended: set[str] = field(default_factory=set)
-    flushed: float = field(default_factory=time.monotonic)
+    engine: EngineName | Literal["auto"]
+    width: int | None
+    watch: Watch
 
-    def keep(self, happened: Pass) -> None:
-        for epoch in happened.epochs:
-            self.started += [epoch.key] if epoch.epoch == 1 else []
-            row = asdict(epoch)
-            self.rows.append({"run_id": row.pop("key"), **row})
-        if happened.finished or time.monotonic() - self.flushed > FLUSH_S:
-            self.flush()
-        for end in happened.finished:
-            self._publish(end)
+    def __post_init__(self) -> None:
+        self.ended: set[str] = set()
+        self.stop = Stop(lambda: None)
 
-    def flush(self) -> None:
-        if self.started:
-            self.registry.start(self.started)
-        self.registry.record(self.rows)
-        self.rows, self.started, self.flushed = [], [], time.monotonic()
+    def resume(self, saved: SavedState, members: Mapping[str, Member]) -> None:
+        """Go on with runs from their saved state; where that fails they are left to start anew.
 
-    def _publish(self, end: Finished) -> None:
-        self.ended.add(end.key)
-        if end.state is None or end.best is None:
-            fault = "the loss was not finite in the first epoch; try a smaller optim.lr"
-            self.registry.finish(
-                end.key, end.status, error=fault, epochs=end.epochs, seconds=end.seconds
-            )
-            return
+        Members of the stack that ended after it was saved train along once more, unrecorded: the
+        others then come out the same to the last bit, which may depend on the size of the stack.
+
+        Args:
+            saved: where the state is.
+            members: those whose state it is, and all that ended before.
+        """
+        ours = set(saved.run_ids)
         try:
-            self.registry.publish(
-                end.key,
-                end.state,
-                status=end.status,
-                epoch=end.best.epoch,
-                epochs=end.epochs,
-                metrics=_metrics(end.best, self.data),
-                seconds=end.seconds,
-            )
-        except ZooError as error:  # such as a full disk: the others may still find room
-            self.registry.finish(end.key, "failed", error=str(error))
+            tensors, note = self.registry.load_state(saved)
+            fit = Fit.resume(members, self.plan.data, tensors, note)
+            begun = [slot.member.key for slot in fit.slots if slot and slot.epoch]
+            begun = [key for key in begun if key in ours]
+            self.registry.start(begun, anew=False)
+            how = described(fit.choice, fit.setup.device)
+            if note["torch"] != version("torch"):
+                how += (
+                    f"; the state is of PyTorch {note['torch']} and this is {version('torch')}: "
+                    "figures may differ in the last digits"
+                )
+            self.watch(Noted(f"{len(ours)} interrupted runs go on where they were: {how}"))
+            journal = Journal(self.registry, self.plan.data, set(begun), set(members) - ours)
+            self._follow(fit, journal)
+        except (IntegrityError, RuntimeError, MemoryError) as error:
+            left = len(ours - self.ended)
+            self.watch(Noted(f"{left} interrupted runs start anew: {_first_line(error)}"))
+
+    def train(self, members: Sequence[Member]) -> None:
+        """Train members that share a shape; where memory ends, with fewer at once."""
+        left, width = list(members), self.width
+        while left:
+            count = min(width or WIDTH, len(left))
+            journal = Journal(self.registry, self.plan.data)
+            fault: BaseException
+            try:
+                fit = Fit(left, self.plan.data, engine=self.engine, width=width)
+                count = len(fit.slots)
+                self.watch(Noted(fit.choice.reason))
+                journal.save(fit, now=True)
+                self._follow(fit, journal)
+                return
+            except (RuntimeError, MemoryError) as error:
+                fault = error
+            left = [member for member in left if member.key not in journal.ended]
+            if not is_exhausted(fault) or count == 1:
+                hint = "; try a smaller train.batch_size" if is_exhausted(fault) else ""
+                journal.fail([member.key for member in left], _first_line(fault) + hint)
+                return
+            width = count // 2
+            self.watch(Noted(f"out of memory with {count} members at once: now {width} at once"))
+
+    def _follow(self, fit: Fit, journal: Journal) -> None:
+        """Train, and write down what happens."""
+        try:
+            for happened in (passed.without(journal.ended) for passed in fit):
+                journal.keep(happened)
+                self.watch(happened)
+                if self.stop.signal is not None:
+                    journal.save(fit, now=True)
+                    raise _Stopped
+                journal.save(fit)
+        finally:
+            journal.flush()
+            self.ended |= journal.ended
 
 
-def _metrics(epoch: Epoch, data: Data) -> dict[str, float]:
-    name = "accuracy" if data.task == "classification" else "rmse"
-    return {
-        "train_loss": epoch.train_loss,
-        f"train_{name}": epoch.train_metric,
-        "val_loss": epoch.val_loss,
-        f"val_{name}": epoch.val_metric,
-    }
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), repr(error))
+
+
+def _shape(member: Member) -> str:
+    return str(shape_key(member.config))
 
 
 def _refuse_other_data(plan: Plan, known: Sequence[Run]) -> None:
@@ -226,6 +217,24 @@ def _refuse_other_data(plan: Plan, known: Sequence[Run]) -> None:
                     f"trained on other {what}: {run.data_ref} ({theirs}), now {asked.data_ref} "
                     f"({ours}); choose another --name"
                 )
+
+
+def _refuse_other_settings(plan: Plan, known: Sequence[Run]) -> None:
+    """Refuse to leave interrupted runs behind: most likely they were meant to go on."""
+    asked = {request.config_hash for request in plan.requests}
+    left = [run for run in known if run.status == "interrupted" and run.config_hash not in asked]
+    if left:
+        theirs, ours = flatten(left[0].config), flatten(plan.requests[0].config)
+        changes = [
+            f"{key} was {theirs.get(key)!r} and is now {ours.get(key)!r}"
+            for key in {**theirs, **ours}
+            if theirs.get(key) != ours.get(key)
+        ]
+        raise MismatchError(
+            f"{len(left)} runs of {plan.title!r} were interrupted and would go on only with the "
+            f"settings they began with, however {'; '.join(changes)}; ask for those again, or "
+            "choose another --name for the new ones"
+        )
 
 
 def _distinguish(requests: Sequence[NewRun], known: Sequence[Run]) -> list[NewRun]:

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn import datasets
 
-from zoo.config import DataConfig
 from zoo.data import Data, apply, load, read_rows
 from zoo.errors import DataError
+from zoo.sections import DataConfig
 
 PEOPLE = "".join(
     f"{i % 17},{'' if i % 7 == 0 else i * 0.5},{'red' if i % 3 else 'blue'},{'yn'[i % 2]}\n"

@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from zoo.config import DataConfig
 from zoo.data import builtin, cells, files, images, tabular
 from zoo.data.dataset import Data, Part
 from zoo.data.split import IntArray, grouped, split
 from zoo.data.targets import Target, as_target, standardisation
 from zoo.errors import DataError, nearest
+from zoo.sections import DataConfig
 
 __all__ = ["Data", "Part", "apply", "load", "read_rows"]
 

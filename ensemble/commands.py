@@ -1,0 +1,89 @@
+"""The commands that combine and compare models: parse, one call, print."""
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from zoo.commands import format_option, places, refs_argument, trust_option
+
+
+@click.command(short_help="Make one predictor of several models.")
+@refs_argument
+@click.option(
+    "--mode",
+    type=click.Choice(["predictions", "weights"]),
+    required=True,
+    help="Pool what the members predict, or average their weights into one model.",
+)
+@click.option("--method", metavar="M", help="See `methods`; by default mean and greedy-soup.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A method's option.")
+@click.option("--save", "name", metavar="NAME", help="The name of the product.")
+@trust_option
+@places
+@format_option
+def ensemble(
+    refs: Sequence[str],
+    mode: Any,
+    method: str | None,
+    settings: Sequence[str],
+    name: str | None,
+    registry: str,
+    blobs: str,
+    form: Any,
+) -> None:
+    """Make one predictor of several models and save it into the registry.
+
+    Without REFs the members are the models of the latest train-many.
+    """
+    from ensemble.members import members
+    from ensemble.products import combine
+    from ensemble.text import product_text
+    from zoo.registry import Registry
+    from zoo.settings import assigned
+
+    with Registry(registry, blobs, create=False) as opened:
+        product = combine(
+            opened,
+            members(opened, refs),
+            mode,
+            method=method,
+            options=assigned(settings),
+            name=name,
+        )
+    click.echo(product_text(product, form))
+
+
+@click.command()
+@refs_argument
+@click.option("--metric", metavar="M", help="What to compare by; accuracy or rmse by default.")
+@trust_option
+@places
+@format_option
+def compare(refs: Sequence[str], metric: str | None, registry: str, blobs: str, form: Any) -> None:
+    """Compare ensembles with the best single model on the test rows.
+
+    Without REFs: the models of the latest train-many and all that was made of them.
+    """
+    from ensemble.comparison import compare as compare_runs
+    from ensemble.members import candidates
+    from ensemble.text import comparison_text
+    from zoo.registry import Registry
+
+    with Registry(registry, blobs, create=False) as opened:
+        comparison = compare_runs(opened, candidates(opened, refs), metric=metric)
+    width = shutil.get_terminal_size().columns
+    click.echo(comparison_text(comparison, form, width))
+
+
+@click.command()
+@format_option
+def methods(form: Any) -> None:
+    """List the ways to combine members, with their options."""
+    from ensemble.text import methods_text
+
+    click.echo(methods_text(form))
+
+
+COMMANDS = (ensemble, compare, methods)

@@ -1,0 +1,220 @@
+"""The choice of how to compute: by a race that changes nothing, and with the reason told."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from stacks import IMPOSSIBLE, MEMBERS, Custom, custom, prepared
+
+from zoo import choice as zoo_choice
+from zoo.choice import Choice, Race, bounds, choose, described
+from zoo.objective import objective
+from zoo.sequential import Sequential
+from zoo.stack import stack
+from zoo.stacked import Stacked
+
+KINDS = {"stacked": Stacked, "sequential": Sequential}
+
+
+@pytest.fixture(autouse=True)
+def _short_race(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(zoo_choice, "RACE_S", 0.01)
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def cores():
+    """Give PyTorch two threads to use."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def race(modules, x_KN, y_KN, **knobs):
+    return Race(stack(modules), x_KN, y_KN, knobs)
+
+
+def makers(module, task="classification", names=("stacked", "sequential")):
+    return {name: lambda kind=KINDS[name]: kind(module, objective(task)) for name in names}
+
+
+@pytest.mark.parametrize("case", ["mlp batch norm", "cnn"])
+def test_choosing_leaves_the_members_as_they_are_and_names_both_times(case):
+    modules, x_KN, y_KN, task = prepared(case)
+    begun = race(modules, x_KN, y_KN)
+    chosen = choose(begun, makers(modules[0], task))
+    assert chosen.engine in KINDS
+    how = described(chosen, torch.device("cpu"))
+    assert chosen.reason.startswith(f"{how} (a step of {MEMBERS} members: stacked ")
+    assert " ms, sequential " in chosen.reason
+    assert chosen.width == MEMBERS
+    for k, module in enumerate(modules):
+        for name, value in module.state_dict().items():
+            assert torch.equal(begun.stack.state(k)[name], value)
+
+
+@pytest.mark.usefixtures("cores")
+@pytest.mark.parametrize("names", [["stacked"], ["sequential"], ["stacked", "sequential"]])
+def test_lanes_and_threads_leave_the_members_as_they_are_too(names):
+    modules, x_KN, y_KN, task = prepared("mlp batch norm")
+    begun = race(modules, x_KN, y_KN)
+    before = {name: row.clone() for name, row in begun.stack.rows().items()}
+    chosen = choose(begun, makers(modules[0], task, names))
+    assert chosen.engine in names
+    assert (chosen.lanes, chosen.threads) in {(1, 1), (1, 2), (2, 1)}
+    for name, row in begun.stack.rows().items():
+        assert torch.equal(row, before[name])
+
+
+@pytest.mark.parametrize("knobs", [{}, {"smoothing": 0.5}, {"smoothing": 0.5, "mix": 0.5}])
+def test_what_the_loss_takes_besides_is_raced_too(knobs):
+    modules, x_KN, y_KN, task = prepared("mlp")
+    knobs = {name: torch.full((MEMBERS,), value) for name, value in knobs.items()}
+    assert choose(race(modules, x_KN, y_KN, **knobs), makers(modules[0], task)).engine in KINDS
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_a_module_that_cannot_be_stacked_falls_back_and_the_reason_says_why(kind):
+    modules, x_KN, y_KN = custom(kind)
+    chosen = choose(race(modules, x_KN, y_KN), makers(modules[0]))
+    assert chosen.engine == "sequential"
+    assert "(a step of 3 members: stacked impossible: " in chosen.reason
+    assert "\n" not in chosen.reason
+
+
+class Unfaithful(Stacked):
+    """Computes a gradient that is slightly something else."""
+
+    def step(self, *args):
+        loss_K, score_K, gradient_KP = super().step(*args)
+        return loss_K, score_K, gradient_KP * 1.1
+
+
+class Forgetful(Stacked):
+    """Does not update the statistics of norms."""
+
+    def step(self, stack, *args):
+        return super().step(stack.take(range(len(stack))), *args)
+
+
+@pytest.mark.parametrize("kind", [Unfaithful, Forgetful])
+def test_an_engine_that_computes_something_else_is_left_out_and_the_reason_says_so(kind):
+    modules, x_KN, y_KN, task = prepared("mlp batch norm")
+    make = {**makers(modules[0], task), "stacked": lambda: kind(modules[0], objective(task))}
+    chosen = choose(race(modules, x_KN, y_KN), make)
+    assert chosen.engine == "sequential"
+    assert "stacked left out: it does not compute what the plain module computes" in chosen.reason
+
+
+def test_a_model_that_works_in_no_engine_raises_its_own_error():
+    class Broken(Custom):
+        def forward(self, x):
+            raise RuntimeError("broken by design")
+
+    modules, x_KN, y_KN = custom(Broken)
+    with pytest.raises(RuntimeError, match="broken by design"):
+        choose(race(modules, x_KN, y_KN), makers(modules[0]))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_one_engine_asked_for_is_taken(name):
+    modules, x_KN, y_KN, task = prepared("mlp")
+    chosen = choose(race(modules, x_KN, y_KN), makers(modules[0], task, [name]))
+    assert chosen.engine == name
+    assert chosen.reason.startswith(f"{name} engine, 1 thread (a step of {MEMBERS} members: {name}")
+
+
+def test_the_one_engine_asked_for_raises_what_it_cannot_do():
+    modules, x_KN, y_KN = custom(IMPOSSIBLE[0])
+    with pytest.raises(RuntimeError):
+        choose(race(modules, x_KN, y_KN), makers(modules[0], names=["stacked"]))
+
+
+def test_the_faster_engine_is_taken():
+    class Slow(Stacked):
+        def step(self, *args):
+            for _ in range(3_000):
+                torch.zeros(1)
+            return super().step(*args)
+
+    modules, x_KN, y_KN, task = prepared("mlp")
+    make = {**makers(modules[0], task), "stacked": lambda: Slow(modules[0], objective(task))}
+    assert choose(race(modules, x_KN, y_KN), make).engine == "sequential"
+
+
+class Drawing(Custom):
+    """Draws from PyTorch's own generator, which threads would share."""
+
+    def forward(self, x):
+        return self.linear(x + torch.randn(4)) if self.training else self.linear(x)
+
+
+@pytest.mark.usefixtures("cores")
+def test_modules_that_share_one_generator_are_not_trained_in_lanes(monkeypatch):
+    raced = []
+    start = zoo_choice._race
+    monkeypatch.setattr(zoo_choice, "_race", lambda t: (raced.extend(t), start(t)))
+    modules, x_KN, y_KN = custom(Drawing)
+    chosen = choose(race(modules, x_KN, y_KN), makers(modules[0]))
+    assert (chosen.engine, chosen.lanes) == ("sequential", 1)
+    assert {timer.lanes for timer in raced} == {1}
+
+
+@pytest.mark.parametrize(("slower", "width"), [(1.0, 20), (100.0, 16)])
+def test_a_wide_stack_is_taken_unless_it_is_slower_per_member(slower, width, monkeypatch):
+    modules, x_KN, y_KN, task = prepared("mlp", members=20, rows=4)
+
+    class Timed(zoo_choice._Timer):
+        seconds = property(lambda self: 1.0 * (slower if self.scale * self.count > 16 else 1))
+
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.count = len(args[4].stack) / self.scale
+
+    monkeypatch.setattr(zoo_choice, "_Timer", Timed)
+    chosen = choose(race(modules, x_KN, y_KN), makers(modules[0], task, ["stacked"]))
+    assert chosen.width == width
+
+
+# Lanes
+
+
+@given(members=st.integers(1, 300), lanes=st.integers(1, 40))
+def test_lanes_share_out_every_member_once_in_order_and_evenly(members, lanes):
+    cuts = bounds(members, lanes)
+    assert [k for a, b in cuts for k in range(a, b)] == list(range(members))
+    sizes = [b - a for a, b in cuts]
+    assert len(cuts) == min(lanes, members)
+    assert min(sizes) >= 1
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_race_of_the_first_members_is_a_copy_of_all_that_is_theirs():
+    modules, x_KN, y_KN, _ = prepared("mlp")
+    whole = race(modules, x_KN, y_KN, smoothing=torch.tensor([0.1, 0.2, 0.3]))
+    part = whole.first(2)
+    assert (len(part.stack), len(part.x_KN), len(part.y_KN)) == (2, 2, 2)
+    assert part.knobs["smoothing"].tolist() == pytest.approx([0.1, 0.2])
+    part.stack.flat_KP.zero_()
+    assert whole.stack.flat_KP[:2].any()
+
+
+def test_a_choice_is_told_in_a_few_words():
+    one = Choice("stacked", 1, 1, 8)
+    cpu = torch.device("cpu")
+    assert described(one, cpu) == "stacked engine, 1 thread"
+    assert described(replace(one, threads=2), cpu) == "stacked engine, 2 threads"
+    assert described(replace(one, lanes=2), cpu) == "stacked engine in 2 lanes"
+    assert described(one, torch.device("cuda")) == "stacked engine"
+
+
+@pytest.mark.usefixtures("cores")
+def test_threads_inside_operations_are_set_back():
+    with zoo_choice.threads(1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2

@@ -1,0 +1,97 @@
+"""What only the data can tell of a run's settings, and which runs may share a stack."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from zoo import augment, models
+from zoo.config import RunConfig
+from zoo.data import Data
+from zoo.errors import ConfigError
+from zoo.objective import objective
+from zoo.sections import ModelConfig
+
+
+def shape_key(config: RunConfig) -> tuple[object, ...]:
+    """Return what members must have in common to train in one stack."""
+    train, keep = config.train, config.keep
+    return (
+        config.data,
+        config.model.model_dump_json(),
+        config.optim.name,
+        train.batch_size,
+        train.accumulate,
+        train.precision,
+        bool(train.label_smoothing),
+        bool(train.mixup),
+        tuple((monitor.metric, monitor.direction) for monitor in config.stop.monitors),
+        keep.ema is None,
+        keep.swa is None,
+        keep.lawa,
+        keep.optimiser,
+        config.augment,
+    )
+
+
+def build(model: ModelConfig, data: Data, seed: int) -> nn.Module:
+    """Build an untrained model for the data."""
+    return models.build(model.name, model.options, data.shape, data.outputs, seed)
+
+
+def batch_size(config: RunConfig, data: Data) -> int:
+    """Return how many rows a step takes: as set, or 128, or all rows where there are fewer."""
+    return config.train.batch_size or min(128, len(data.train))
+
+
+def check(config: RunConfig, data: Data, state: Mapping[str, Tensor] | None = None) -> None:
+    """Check what only the data can tell of a run's settings.
+
+    Args:
+        config: the settings.
+        data: what is learnt from.
+        state: the weights to start from, if any are given.
+
+    Raises:
+        ConfigError: where the model, the batch size or the monitored metric do not suit the data.
+        MismatchError: where the weights do not fit the model.
+    """
+    try:
+        module = build(config.model, data, seed=0)
+    except (RuntimeError, MemoryError) as error:
+        fault = str(error).splitlines()[0]
+        raise ConfigError(f"model: cannot be built with these options: {fault}") from error
+    models.check_outputs(module, data.shape, data.outputs)
+    if state:
+        models.restore(module, state)
+    augment.check(config.augment, data.shape)
+    train, rows, size = config.train, len(data.train), batch_size(config, data)
+    if size > rows:
+        raise ConfigError(
+            f"train.batch_size: must be at most the {rows} training rows, however it is {size}"
+        )
+    if train.accumulate > size:
+        raise ConfigError(
+            f"train.accumulate: must be at most train.batch_size ({size}), however it is "
+            f"{train.accumulate}"
+        )
+    if size // train.accumulate == 1 and any(isinstance(m, _BatchNorm) for m in module.modules()):
+        key = "train.accumulate" if train.accumulate > 1 else "train.batch_size"
+        raise ConfigError(
+            f"{key}: BatchNorm needs 2 rows or more at a time, however a batch of {size} in "
+            f"{train.accumulate} parts has 1"
+        )
+    metric = objective(data.task).metric
+    for monitor in config.stop.monitors:
+        if monitor.metric not in ("loss", metric):
+            raise ConfigError(
+                f"stop.metric: must be loss or {metric} for {data.task}, however it is "
+                f"{monitor.metric}"
+            )
+    if config.stop.start_from_epoch > train.epochs:
+        raise ConfigError(
+            f"stop.start_from_epoch: must be at most train.epochs ({train.epochs}), or no epoch "
+            f"can be the best, however it is {config.stop.start_from_epoch}"
+        )
+    if train.label_smoothing and data.task == "regression":
+        raise ConfigError("train.label_smoothing: is for classes, however the task is regression")

@@ -1,0 +1,264 @@
+"""The commands that make and show models: parse, one call, print."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoo.errors import ZooError
+
+
+def complete_ref(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the names of runs for the shell."""
+    from zoo.registry import Registry
+
+    url, blobs = ctx.params.get("registry"), ctx.params.get("blobs")
+    try:
+        with Registry(url or REGISTRY, blobs or BLOBS, create=False) as registry:
+            names = {run.name for run in registry.runs()}
+    except ZooError:
+        return []
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+FORMATS = ("table", "json", "csv", "markdown")
+REGISTRY = "sqlite:///checkpoints/registry.db"
+BLOBS = "checkpoints/blobs"
+
+
+def places(command: Any) -> Any:
+    """Add the options that say where the registry is; every command has them."""
+    command = click.option(
+        "--blobs", envvar="ZOO_BLOBS", default=BLOBS, show_default=True, help="Folder of weights."
+    )(command)
+    return click.option(
+        "--registry",
+        envvar="ZOO_REGISTRY",
+        default=REGISTRY,
+        show_default=True,
+        help="URL of the catalogue.",
+    )(command)
+
+
+refs_argument = click.argument("refs", nargs=-1, metavar="[REF]...", shell_complete=complete_ref)
+format_option = click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True
+)
+
+
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", "stacked", "sequential"]),
+    default="auto",
+    show_default=True,
+    help="How members are computed; auto measures.",
+)
+width_option = click.option(
+    "--width",
+    type=click.IntRange(min=1),
+    help="Members to train at once; by default as many as pay and fit into memory.",
+)
+
+
+def trust(ctx: click.Context, param: click.Parameter, everything: bool) -> None:
+    """Let code be imported that a config or the registry names, until the command ends."""
+    from zoo.usercode import EVERYTHING, trusting
+
+    if everything:
+        ctx.with_resource(trusting(EVERYTHING))
+
+
+trust_option = click.option(
+    "--trust",
+    is_flag=True,
+    envvar="ZOO_TRUST",
+    callback=trust,
+    expose_value=False,
+    help="Import the code that a config or the registry names as a model.",
+)
+
+
+@click.command("train-many", short_help="Train many seeds and settings at once.")
+@click.argument("config", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--data", metavar="REF", help="Built-in data set, or a CSV file.")
+@click.option("--target", metavar="COLUMN", help="The column to predict, for a file.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="mlp, resmlp, ft_transformer, cnn, resnet; or your own: FILE.py:FACTORY, MODULE:FACTORY.",
+)
+@click.option("--seeds", metavar="SEEDS", help="A count (8), a range (0-7) or a list (1,5).")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=V[,V...]",
+    help="Any setting, such as optim.lr=1e-3,3e-4; several values make a grid.",
+)
+@click.option("--name", metavar="NAME", help="The zoo's name; by default DATA-MODEL.")
+@engine_option
+@width_option
+@click.option("--dry-run", is_flag=True, help="Check everything and list the runs; train nothing.")
+@trust_option
+@places
+@format_option
+def train_many(
+    config: Path | None,
+    data: str | None,
+    target: str | None,
+    model: str | None,
+    seeds: str | None,
+    settings: Sequence[str],
+    name: str | None,
+    engine: Any,
+    width: int | None,
+    dry_run: bool,
+    registry: str,
+    blobs: str,
+    form: Any,
+) -> None:
+    """Train many seeds and settings at once; publish each model when it is done.
+
+    Settings come from CONFIG, a TOML file, and from options, which win.  The same command again
+    trains only what is missing.
+    """
+    from zoo.config import parse
+    from zoo.planning import plan
+    from zoo.registry import Registry
+    from zoo.registry.records import label
+    from zoo.render import render
+    from zoo.settings import assignments, merge, read
+    from zoo.usercode import is_reference, trusting
+
+    flags = {
+        "data.ref": data,
+        "data.target": target,
+        "model.name": model,
+        "seeds": seeds,
+        "name": name,
+    }
+    assigned = assignments(settings)
+    typed = [str(name) for name in (model, *assigned.get("model.name", []))]
+    # What the user types, the user trusts.
+    click.get_current_context().with_resource(trusting(*filter(is_reference, typed)))
+    config_asked = parse(merge(read(config) if config else {}, flags, assigned))
+    branches = any(run.init.mode == "run" for run, _ in config_asked.cells)
+    with Registry(registry, blobs, create=False) if branches else nullcontext() as source:
+        planned = plan(config_asked, source)
+    if dry_run:
+        rows = [
+            {"run": label(run.name, run.varied, run.seed), "hash": run.config_hash}
+            for run in planned.requests
+        ]
+        click.echo(render(rows, ["run", "hash"], form))
+        return
+    with Registry(registry, blobs) as opened:
+        _train(planned, opened, engine, width, form)
+
+
+@click.command("continue", short_help="Train finished models on.")
+@click.argument("refs", nargs=-1, required=True, metavar="REF...", shell_complete=complete_ref)
+@click.option("--epochs", type=click.IntRange(min=1), required=True, help="The most to train.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting that shall differ."
+)
+@click.option("--name", metavar="NAME", help="Of the new runs; by default NAME-continued.")
+@engine_option
+@width_option
+@trust_option
+@places
+@format_option
+def continue_(
+    refs: Sequence[str],
+    epochs: int,
+    settings: Sequence[str],
+    name: str | None,
+    engine: Any,
+    width: int | None,
+    registry: str,
+    blobs: str,
+    form: Any,
+) -> None:
+    """Train finished models on, with early stopping; each becomes a new run.
+
+    A REF may also be a .safetensors file that this registry, or another one, wrote.
+    """
+    from zoo.planning import continuation
+    from zoo.registry import Registry
+    from zoo.settings import assigned
+
+    with Registry(registry, blobs, create=False) as opened:
+        planned = continuation(opened, refs, epochs, assigned(settings), name)
+        _train(planned, opened, engine, width, form)
+
+
+def _train(planned: Any, registry: Any, engine: Any, width: int | None, form: Any) -> None:
+    """Train what is planned and print what became of it."""
+    from zoo.errors import RunsFailedError
+    from zoo.progress import Progress
+    from zoo.render import LISTED, describe, render
+    from zoo.training import train_many
+
+    with Progress() as progress:
+        runs = train_many(planned, registry, engine=engine, width=width, watch=progress)
+    click.echo(render([describe(run) for run in runs], LISTED, form))
+    failed = [run for run in runs if run.status != "finished"]
+    if failed:
+        raise RunsFailedError(
+            f"{len(failed)} of {len(runs)} runs did not finish, such as {failed[0].label}: "
+            f"{failed[0].status}{f' ({failed[0].error})' if failed[0].error else ''}"
+        )
+
+
+@click.command("list")
+@refs_argument
+@places
+@format_option
+def list_(refs: Sequence[str], registry: str, blobs: str, form: Any) -> None:
+    """List runs, all or those that the REFs name."""
+    from zoo.registry import Registry
+    from zoo.render import LISTED, describe, render
+
+    with Registry(registry, blobs, create=False) as opened:
+        rows = [describe(run) for run in opened.runs(refs)]
+    click.echo(render(rows, LISTED, form))
+
+
+@click.command()
+@click.argument("ref", shell_complete=complete_ref)
+@click.option("--curves", is_flag=True, help="Draw the learning curves; REF may name several runs.")
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the curves as a picture too: .png, .svg or .pdf.",
+)
+@places
+@format_option
+def show(ref: str, curves: bool, output: Path | None, registry: str, blobs: str, form: Any) -> None:
+    """Show one run: settings, figures, verdict, history, weights."""
+    from zoo.curves import trained
+    from zoo.drawing import curves_text, legible
+    from zoo.registry import Registry
+    from zoo.render import card
+
+    with Registry(registry, blobs, create=False) as opened:
+        drawn = trained(opened, ref) if curves or output else []
+        run = drawn[0][0] if drawn else opened.run(ref)
+        checkpoints, history = opened.checkpoints(run.id), opened.history(run.id)
+    if output:
+        from zoo.picture import picture
+
+        picture(output, drawn)
+    if len(drawn) > 1 or (drawn and form == "table"):
+        text = curves_text(drawn, form, shutil.get_terminal_size().columns)
+        click.echo(legible(text, sys.stdout.encoding))
+    else:
+        click.echo(card(run, checkpoints, history, form))
+
+
+COMMANDS = (train_many, continue_, list_, show)

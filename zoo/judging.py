@@ -1,0 +1,169 @@
+"""Which epoch of a member is its best, when it ends, and which weights are kept of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from zoo.config import RunConfig
+from zoo.reports import Epoch, Finished, Kept, Source
+from zoo.sections import Monitor
+from zoo.slots import Slot
+from zoo.stack import Stack
+from zoo.state import TrainState
+from zoo.stopping import Seen
+
+T = TypeVar("T", Tensor, float)
+Figures = Mapping[Source, Tensor]  # (2, K), loss and metric of the weights and of their averages
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an epoch was for K members.
+
+    Attributes:
+        improved: whose best epoch it is.
+        stop: who has waited long enough, or reached what was asked for.
+        diverged: who is lost.
+        source: the weights, or which average of them, that were the best of the epoch.
+    """
+
+    improved: list[bool]
+    stop: list[bool]
+    diverged: list[bool]
+    source: list[Source]
+
+
+def judge(
+    state: TrainState, configs: Sequence[RunConfig], val_2K: Figures, finite_K: Tensor
+) -> Judged:
+    """Show the epoch to every monitor, and keep the weights of the members that improved.
+
+    The score of an epoch is that of the weights or of the best of their averages.
+
+    Args:
+        state: the members; its best weights are updated.
+        configs: their settings.
+        val_2K: validation figures, on the CPU.
+        finite_K: bool (K,), whose own figures are all finite.
+    """
+    names = list(val_2K)
+    begun = [average.count_K > 0 for average in state.running.values()]
+    usable_AK = finite_K & torch.stack([finite_K, *begun])
+    seen: list[Seen] = []
+    source_K = torch.zeros(len(state), dtype=torch.int64)
+    for watcher, monitor in zip(state.stopping, configs[0].stop.monitors, strict=True):
+        score_AK = torch.stack([_watched(monitor, *val_2K[name]) for name in names]).double()
+        loss_AK = (watcher.sign * score_AK).where(usable_AK & score_AK.isfinite(), torch.inf)
+        loss_K, best_K = loss_AK.min(0)
+        source_K = source_K if seen else best_K
+        seen.append(watcher.update((watcher.sign * loss_K).where(loss_K.isfinite(), torch.nan)))
+    for index, name in enumerate(names):
+        better = (seen[0].improved & (source_K == index)).nonzero()[:, 0].tolist()
+        state.improve(better, name)
+    stops = torch.stack([said.stop for said in seen])
+    all_K = torch.tensor([config.stop.when == "all" for config in configs])
+    strict_K = torch.tensor([config.stop.check_finite for config in configs])
+    lost_K = torch.stack([said.diverged for said in seen]).any(0)
+    return Judged(
+        seen[0].improved.tolist(),
+        torch.where(all_K, stops.all(0), stops.any(0)).tolist(),
+        (lost_K | (~finite_K & strict_K)).tolist(),
+        [names[index] for index in source_K.tolist()],
+    )
+
+
+def begin(state: TrainState, k: int, slot: Slot, val: tuple[float, float]) -> Epoch:
+    """Let the trained weights that member ``k`` starts from be its first best, as epoch 0."""
+    nan = (torch.nan, torch.nan, torch.nan)
+    slot.best = epoch_of(slot, 0.0, nan, {"weights": val})
+    for watcher, monitor in zip(state.stopping, slot.member.config.stop.monitors, strict=True):
+        watcher.begin(k, _watched(monitor, *val))
+    state.improve([k], "weights")
+    return slot.best
+
+
+def epoch_of(
+    slot: Slot, rate: float, train: Sequence[float], val: Mapping[Source, tuple[float, float]]
+) -> Epoch:
+    """Collect the figures of a member's epoch.
+
+    Args:
+        slot: the member.
+        rate: what its learning rate was multiplied by.
+        train: loss, metric and gradient norm.
+        val: loss and metric of the weights, and of their averages.
+    """
+    train_loss, train_metric, grad_norm = train
+    val_loss, val_metric = val["weights"]
+    return Epoch(
+        slot.member.key,
+        slot.epoch,
+        train_loss,
+        train_metric,
+        val_loss,
+        val_metric,
+        lr=slot.member.config.optim.lr * rate,
+        grad_norm=grad_norm,
+        seconds=slot.seconds,
+        averages={name: pair for name, pair in val.items() if name != "weights"},
+    )
+
+
+def seen_as(epoch: Epoch, source: Source) -> Epoch:
+    """Return the epoch with the figures of an average of its weights."""
+    if source == "weights":
+        return epoch
+    loss, metric = epoch.averages[source]
+    return replace(epoch, source=source, val_loss=loss, val_metric=metric)
+
+
+def keep(state: TrainState, k: int, slot: Slot, epoch: Epoch, source: Source) -> list[Kept]:
+    """Remember the epoch where it is among the best; return the weights to be kept now."""
+    asked, stop = slot.member.config.keep, slot.member.config.stop
+    if asked.top > 1 and slot.epoch >= stop.start_from_epoch:
+        shown = Kept("top", seen_as(epoch, source), weights(state.source(source), k))
+        sign = 1 if stop.direction == "min" else -1
+        ranked = sorted(
+            [*slot.top, shown],
+            key=lambda kept: sign * _watched(stop, kept.epoch.val_loss, kept.epoch.val_metric),
+        )
+        slot.top = ranked[: asked.top]
+    if asked.every and slot.epoch % asked.every == 0:
+        return [Kept("epoch", epoch, weights(state.stack, k))]
+    return []
+
+
+def finish(state: TrainState, k: int, slot: Slot, epoch: Epoch, *, diverged: bool) -> Finished:
+    """Return what is left of a member at its end; ``epoch`` is its last."""
+    best, asked = slot.best, slot.member.config.keep
+    others = [kept for kept in slot.top if best and kept.epoch.epoch != best.epoch]
+    kept = others[: asked.top - 1]
+    if best and state.best_optimiser:
+        rows = {name: row[k].clone().cpu() for name, row in state.best_optimiser.items()}
+        kept.append(Kept("optimiser", best, rows))
+    if asked.last and not diverged:
+        kept.append(Kept("last", epoch, weights(state.stack, k)))
+    for name, average in state.running.items():
+        if average.count_K[k] and not diverged:
+            kept.append(Kept(name, seen_as(epoch, name), weights(average.stack, k)))
+    return Finished(
+        slot.member.key,
+        "diverged" if diverged else "finished",
+        best,
+        weights(state.best, k) if best else None,
+        kept,
+        slot.epoch,
+        slot.seconds,
+    )
+
+
+def weights(members: Stack, k: int) -> dict[str, Tensor]:
+    """Return a member's state dict, copied to the CPU."""
+    return {name: value.cpu() for name, value in members.state(k).items()}
+
+
+def _watched(monitor: Monitor, loss: T, metric: T) -> T:
+    return loss if monitor.metric == "loss" else metric

@@ -1,0 +1,123 @@
+"""A share of the stack, trained and measured by one thread."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo.data import Part
+from zoo.engines import Engine
+from zoo.gradient import Restraints, restrain
+from zoo.optim import Optimiser
+from zoo.reports import Source
+from zoo.running import Running
+from zoo.slots import Slot, clock, factors, mixing, order
+from zoo.stack import Stack
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The members from number ``start`` on, and all that is needed to train them for an epoch.
+
+    Attributes:
+        slots: what the places know of their members.
+        stacks: views of the members, and of their averages.
+        ema: their exponential average, where there is one, and 1 - its decay, (k, 1).
+        smoothing_K: label smoothing, where anyone asks for it.
+        augment: changes a batch (k, N, *shape) by seeds (k,), where that is asked for.
+    """
+
+    start: int
+    slots: Sequence[Slot | None]
+    stacks: Mapping[Source, Stack]
+    engine: Engine
+    optimiser: Optimiser
+    limits: Restraints
+    ema: tuple[Running, Tensor] | None
+    smoothing_K: Tensor | None
+    augment: Callable[[Tensor, Tensor], Tensor] | None
+
+    @property
+    def stack(self) -> Stack:
+        """The members themselves."""
+        return self.stacks["weights"]
+
+    @torch.no_grad()
+    def train(self, train: Part, batch_size: int, accumulate: int) -> tuple[Tensor, list[float]]:
+        """Train every member for one epoch.
+
+        Returns:
+            (3, k): means over the epoch of loss, score and gradient norm; and what each learning
+            rate was multiplied by in the last step.
+        """
+        rows, device = len(train), train.y.device
+        # A last batch of one row is left out: BatchNorm has no variance there.
+        used = rows - 1 if rows % batch_size == 1 and rows > 1 else rows
+        steps = -(-used // batch_size)
+        order_KN = torch.stack([order(slot, rows) for slot in self.slots]).to(device)
+        seed_K = torch.tensor([clock(slot) for slot in self.slots], device=device) * 1_000_003
+        mix = mixing(self.slots, steps)
+        mix = None if mix is None else mix.to(device)
+        totals_3K = torch.zeros(3, len(self.slots), device=device)
+        rates = factors(self.slots, 0, steps)
+        varying = any(slot and slot.varying for slot in self.slots)
+        for step in range(steps):
+            index_KN = order_KN[:, step * batch_size : min((step + 1) * batch_size, used)]
+            mix_K = None if mix is None else mix[step]
+            parts = max(1, min(accumulate, index_KN.shape[1] * accumulate // batch_size))
+            gradient_KP, loss_K, score_K = self._gradient(
+                train, index_KN.tensor_split(parts, dim=1), seed_K + step * accumulate, mix_K
+            )
+            norm_K = restrain(gradient_KP, self.stack.flat_KP, self.stack.weights, self.limits)
+            rates = factors(self.slots, step, steps) if varying else rates
+            self.optimiser.update(self.stack.flat_KP, gradient_KP, rates, self.start)
+            if self.ema is not None:
+                average, rate_K1 = self.ema
+                average.after_step(self.stack.flat_KP, rate_K1, self.start)
+            share = index_KN.shape[1] / used
+            totals_3K.add_(torch.stack([loss_K, score_K, norm_K]), alpha=share)
+        return totals_3K, rates
+
+    @torch.no_grad()
+    def measure(self, val: Part, train_x: Tensor) -> dict[Source, Tensor]:
+        """Return validation loss and score (2, k) of the members and of their averages."""
+        measured: dict[Source, Tensor] = {}
+        for name, members in self.stacks.items():
+            if name != "weights":
+                self.engine.normalise(members, train_x)
+            measured[name] = torch.stack(self.engine.evaluate(members, val.x, val.y))
+        return measured
+
+    def _gradient(
+        self, train: Part, parts: Sequence[Tensor], seed_K: Tensor, mix_K: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradient (k, P), loss (k,) and score (k,) of a batch, given as rows (k, n)."""
+        knobs = {} if self.smoothing_K is None else {"smoothing": self.smoothing_K}
+        knobs |= {} if mix_K is None else {"mix": mix_K}
+        rows = sum(part.shape[1] for part in parts)
+        results = []
+        for number, index_KN in enumerate(parts):
+            x_KN, y_KN = gather(train, index_KN)
+            if self.augment is not None:
+                x_KN = self.augment(x_KN, seed_K + number)
+            if mix_K is not None:
+                share = mix_K.view(-1, *(1 for _ in x_KN.shape[1:]))
+                x_KN = share * x_KN + (1 - share) * x_KN.flip(1)
+            results.append(self.engine.step(self.stack, x_KN, y_KN, seed_K + number, knobs))
+        if len(parts) == 1:
+            ((loss_K, score_K, gradient_KP),) = results
+            return gradient_KP, loss_K, score_K
+        shares = [part.shape[1] / rows for part in parts]
+        loss_K, score_K, gradient_KP = (
+            torch.stack([value * s for value, s in zip(values, shares, strict=True)]).sum(0)
+            for values in zip(*results, strict=True)
+        )
+        return gradient_KP, loss_K, score_K
+
+
+def gather(part: Part, index_KN: Tensor) -> tuple[Tensor, Tensor]:
+    """Gather one batch per member: x (K, N, *shape), y (K, N)."""
+    flat, shape = index_KN.reshape(-1), index_KN.shape
+    x_KN = part.x.index_select(0, flat).view(*shape, *part.x.shape[1:])
+    return x_KN, part.y.index_select(0, flat).view(shape)

@@ -1,0 +1,66 @@
+"""How many members fit into memory."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from zoo import noise
+
+SHARE = 0.5  # of the free memory that a stack may take: estimates err, and others live here too
+COPIES = 8  # of a member's parameters: weights, best, gradient, optimiser, averages, states
+CGROUP = Path("/sys/fs/cgroup")
+
+
+class Footprint(noise.Watcher):
+    """Adds up the bytes of all results that operations allocate; an upper bound of their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        known = {_storage(leaf) for leaf in _tensors((args, kwargs))}
+        self.bytes += sum(t.nbytes for t in _tensors(result) if _storage(t) not in known)
+        return result
+
+
+def most_members(bytes_each: int, device: torch.device) -> int:
+    """Say how many members of that size the device has room for; at least one."""
+    return max(1, int(available(device) * SHARE) // max(bytes_each, 1))
+
+
+def available(device: torch.device) -> int:
+    """Return the bytes that are free on a device; on a CPU, within the limits of a container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = [1 << 62]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+        limit = (CGROUP / "memory.max").read_text().strip()
+        if limit != "max":
+            free.append(int(limit) - int((CGROUP / "memory.current").read_text()))
+    except (OSError, ValueError):  # another system: what could be read stands
+        pass
+    return max(0, min(free))
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -1,0 +1,241 @@
+"""What a training will do, before it does anything: data, settings and first weights, checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from zoo.checks import batch_size, check
+from zoo.config import Config, RunConfig, parse
+from zoo.data import Data, load
+from zoo.errors import ConfigError, MismatchError, NotFoundError
+from zoo.registry import NewRun, Registry, Run
+from zoo.registry.records import Checkpoint
+from zoo.registry.weights import decode, header
+from zoo.reports import Member
+from zoo.sections import InitConfig
+from zoo.settings import override
+
+FROM = ("best", "epoch", "top", "last")  # kinds of checkpoints to branch from, preferred first
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a ``train-many`` will do.
+
+    Attributes:
+        title: the name of the zoo.
+        data: the loaded data.
+        requests: every run asked for, in order.
+        weights: SHA-256 -> weights that runs start from.
+        optimisers: SHA-256 of such weights, and an optimiser's name -> its state that was kept
+            with them.
+    """
+
+    title: str
+    data: Data
+    requests: list[NewRun]
+    weights: Mapping[str, Mapping[str, Tensor]]
+    optimisers: Mapping[tuple[str, str], Mapping[str, Tensor]]
+
+    def member(self, run: Run) -> Member:
+        """Return a run of this plan as a member to train."""
+        config = RunConfig.model_validate(run.config)
+        source = config.init.sha256 or ""
+        optimiser = self.optimisers.get((source, config.optim.name))
+        return Member(run.id, config, run.seed or 0, self.weights.get(source), optimiser)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """First weights that were found, and the state of the optimiser of that name."""
+
+    init: InitConfig
+    state: Mapping[str, Tensor]
+    optimiser: Mapping[str, Tensor] | None = None
+    name: str = ""
+
+
+def plan(config: Config, registry: Registry | None = None) -> Plan:
+    """Load the data and check every setting against it; nothing is written.
+
+    Args:
+        config: what is asked for.
+        registry: where weights to start from are looked up, if any run is to start from another.
+
+    Raises:
+        DataError, ConfigError: where the data or a setting will not do.
+        NotFoundError: where weights to start from are not there.
+    """
+    data = load(config.cells[0][0].data)
+    starts = {run.init: _find(run.init, registry) for run, _ in config.cells}
+    runs = [
+        (run.model_copy(update={"init": starts[run.init].init}), varied, seed, ())
+        for run, varied, seed in config.runs()
+    ]
+    return _planned(config.name, data, runs, starts.values())
+
+
+def continuation(
+    registry: Registry,
+    refs: Sequence[str],
+    epochs: int,
+    changes: Mapping[str, Any],
+    name: str | None,
+) -> Plan:
+    """Plan to train finished runs on, each as a child of its own.
+
+    A child starts from the best weights of its parent, and from the optimiser's state where that
+    was kept and the optimiser is the same; its epochs count anew, its data order goes on.
+
+    Args:
+        registry: where the runs are.
+        refs: which runs.
+        epochs: the most epochs to train.
+        changes: dotted key -> value, settings that shall differ from the parents'.
+        name: of the children; by default the parents' with ``-continued``.
+
+    Raises:
+        NotFoundError, MismatchError: where there are no such runs, or they learnt from other data.
+    """
+    files = [ref for ref in refs if ref.endswith(".safetensors")]
+    others = [ref for ref in refs if ref not in files]
+    known = {run.id: run for run in registry.runs()}
+    found = {file: _told(file) for file in files}
+    found |= {run.id: run for run in (registry.runs(others) if others else []) if run.metrics}
+    sources = {source: run for source, run in found.items() if run.kind == "single"}
+    parents = list(sources.values())
+    if not parents:
+        raise NotFoundError(
+            f"only trained models can be continued, however {', '.join(refs)} names none"
+        )
+    first = parents[0]
+    for run in parents:
+        for what in ("data_fingerprint", "split_hash", "name"):
+            if getattr(run, what) != getattr(first, what):
+                raise MismatchError(
+                    f"runs continued together must share their name and data, however "
+                    f"{run.label} and {first.label} differ in {what.replace('_', ' ')}"
+                )
+    runs, starts = [], []
+    for source, parent in sources.items():
+        settings = override(parent.config, {**changes, "train.epochs": epochs})
+        settings["init"] = {"mode": "file" if source in files else "run", "source": source}
+        config, *_ = parse({section: settings[section] for section in settings}).cells[0]
+        start = _find(config.init, registry)
+        starts.append(start)
+        child = config.model_copy(update={"init": start.init})
+        origin = (parent.id,) if parent.id in known else ()
+        runs.append((child, parent.varied, parent.seed or 0, origin))
+    data = load(runs[0][0].data)
+    for what, theirs, ours in (
+        ("content", first.data_fingerprint, data.fingerprint),
+        ("split", first.split_hash, data.split_hash),
+    ):
+        if theirs != ours:
+            raise MismatchError(
+                f"{first.label} can be continued on its own data only, however the {what} of "
+                f"{data.ref} has changed: it was {theirs} and is now {ours}"
+            )
+    return _planned(name or f"{first.name}-continued", data, runs, starts)
+
+
+def _planned(title: str, data: Data, runs: Any, starts: Any) -> Plan:
+    requests = []
+    checked: set[str] = set()
+    found = {start.init.sha256: start for start in starts if start.init.sha256}
+    for asked, varied, seed, parents in runs:
+        train = asked.train.model_copy(update={"batch_size": batch_size(asked, data)})
+        run = asked.model_copy(update={"train": train})
+        if run.hash not in checked:
+            start = found.get(run.init.sha256)
+            check(run, data, start and start.state)
+            checked.add(run.hash)
+        requests.append(
+            NewRun(
+                name=title,
+                config=run.model_dump(mode="json"),
+                config_hash=run.hash,
+                task=data.task,
+                data_ref=data.ref,
+                data_fingerprint=data.fingerprint,
+                split_hash=data.split_hash,
+                seed=seed,
+                varied=varied,
+                classes=list(data.classes),
+                preprocessing=data.preprocessing,
+                parents=parents,
+                environment={"torch": version("torch")},
+            )
+        )
+    weights = {key: start.state for key, start in found.items()}
+    optimisers = {(key, s.name): s.optimiser for key, s in found.items() if s.optimiser}
+    return Plan(title, data, requests, weights, optimisers)
+
+
+def _find(init: InitConfig, registry: Registry | None) -> _Start:
+    """Find the weights that runs are to start from, and what identifies them."""
+    if init.mode == "file":
+        return _from_file(init)
+    if init.mode == "run":
+        if registry is None:
+            raise ConfigError("init.source: a run is looked up in a registry, however none is open")
+        return _from_run(init, registry)
+    return _Start(init, {})
+
+
+def _from_file(init: InitConfig) -> _Start:
+    content, state, card = _read(init.source or "")
+    before = card.get("config", {}).get("init", {}).get("trained", 0)
+    trained = before + (card.get("epoch") or 0)
+    found = {"sha256": sha256(content).hexdigest(), "trained": trained}
+    return _Start(init.model_copy(update=found), state)
+
+
+def _told(path: str) -> Run:
+    """Return the run that a file of weights tells of."""
+    _, _, card = _read(path)
+    if "config" not in card:
+        raise ConfigError(
+            f"{path}: holds weights but no settings; train-many takes it by --set init={path}"
+        )
+    told = {field.name: card[field.name] for field in fields(Run)}
+    return Run(**told | {"parents": tuple(told["parents"])})
+
+
+def _read(path: str) -> tuple[bytes, dict[str, Tensor], dict[str, Any]]:
+    """Return the bytes of a file, its weights, and the card in its header."""
+    try:
+        content = Path(path).read_bytes()
+        return content, decode(content), header(content)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except Exception as error:  # the parser of safetensors raises its own
+        raise ConfigError(f"{path}: is not a safetensors file: {error}") from None
+
+
+def _from_run(init: InitConfig, registry: Registry) -> _Start:
+    run = registry.run(init.source or "")
+    checkpoints = [c for c in registry.checkpoints(run.id) if c.kind in (*FROM, "merged")]
+    wanted = [c for c in checkpoints if init.epoch is None or c.epoch == init.epoch]
+    if init.epoch is None:
+        wanted = [c for c in wanted if c.kind in ("best", "merged")]
+    if not wanted:
+        there = ", ".join(sorted({str(c.epoch) for c in checkpoints})) or "none"
+        raise NotFoundError(
+            f"init.epoch: {run.owner} has weights of epochs {there}, however {init.epoch} was "
+            "asked for; keep.every=N keeps those of every N epochs"
+        )
+    chosen: Checkpoint = min(wanted, key=lambda c: (*FROM, "merged").index(c.kind))
+    before = run.config.get("init", {}).get("trained", 0)
+    found = {"sha256": chosen.sha256, "trained": before + (chosen.epoch or 0)}
+    optimiser = None
+    if any(c.kind == "optimiser" and c.epoch == chosen.epoch for c in registry.checkpoints(run.id)):
+        optimiser = registry.load(run.id, "optimiser")
+    state = registry.load(run.id, chosen.kind, chosen.epoch)
+    name = run.config.get("optim", {}).get("name", "")
+    return _Start(init.model_copy(update=found), state, optimiser, name)

@@ -1,0 +1,287 @@
+"""The settings of one member, section by section; every key is checked and documented here."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, with no unknown keys and no conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataConfig(Section):
+    """Which data, and how they are split.  Every member of a zoo sees the same split."""
+
+    ref: str = Field(
+        min_length=1, description="a built-in name (digits, iris, ...) or the path of a CSV file"
+    )
+    target: str | None = Field(default=None, description="the column to predict, for a file")
+    task: Literal["classification", "regression"] | None = Field(
+        default=None, description="found from the target when not given"
+    )
+    split_seed: Seed = 0
+    val: Fraction = 0.2
+    test: Fraction = 0.2
+
+    @model_validator(mode="after")
+    def _leaves_rows(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(
+                f"val and test must leave rows to train on, however {self.val:g} + {self.test:g} "
+                "is 1 or more"
+            )
+        return self
+
+
+class ModelConfig(Section):
+    """A builder's name and all its options, as :mod:`zoo.models` reads them from its signature."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = "mlp"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, value: object) -> object:
+        if not isinstance(value, Mapping) or not isinstance(value.get("name", "mlp"), str):
+            return value
+        from zoo import models  # imports torch, which only some commands need
+
+        given = dict(value)
+        name = given.pop("name", "mlp")
+        return {"name": name, **models.options(name, given)}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every key but the name."""
+        return dict(self.model_extra or {})
+
+
+class InitConfig(Section):
+    """Where the first weights come from.
+
+    ``init = "shared"`` in a file, or a path or a reference, is short for the table it means.
+    """
+
+    mode: Literal["independent", "shared", "file", "run"] = Field(
+        default="independent",
+        description="from each member's seed, from one seed for all, or from weights that exist",
+    )
+    seed: Seed = Field(default=0, description="of the weights that all share, for mode shared")
+    source: str | None = Field(default=None, description="the file, or the reference of the run")
+    epoch: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="the epoch of the run to branch from; by default its best"
+    )
+    sha256: str | None = Field(default=None, description="of those weights; found when planning")
+    trained: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="epochs that those weights were trained; found when planning"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value in ("independent", "shared"):
+            return {"mode": value}
+        return {"mode": "file" if value.endswith(".safetensors") else "run", "source": value}
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Self:
+        if self.mode in ("file", "run") and not self.source:
+            raise ValueError(f"source is required for mode {self.mode}")
+        if self.mode in ("independent", "shared") and (self.source or self.epoch is not None):
+            raise ValueError(f"source and epoch have no meaning for mode {self.mode}")
+        return self
+
+
+class _Optimiser(Section):
+    decay: Literal["weights", "all"] = Field(
+        default="weights",
+        description="what weight decay acts on: weights alone, or biases and norms too",
+    )
+
+
+class SGD(_Optimiser):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: Positive = 0.1
+    momentum: Share = 0.9
+    nesterov: bool = False
+    weight_decay: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _moves(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum, however it is 0")
+        return self
+
+
+class Adam(_Optimiser):
+    """Adam; its weight decay is an L2 penalty added to the gradient."""
+
+    name: Literal["adam"] = "adam"
+    lr: Positive = 1e-3
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+
+
+class AdamW(_Optimiser):
+    """Adam with decoupled weight decay."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: Positive = 1e-3
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.01
+
+
+class ScheduleConfig(Section):
+    """How the learning rate changes; :mod:`zoo.schedules` has the formulas."""
+
+    name: Literal["constant", "cosine", "step", "one-cycle", "plateau"] = "constant"
+    warmup: NonNegative = Field(default=0.0, description="epochs of linear rise from zero")
+    final: Share = Field(default=0.0, description="cosine, one-cycle: the last share of lr")
+    every: Count = Field(default=30, description="step: epochs between two falls")
+    factor: Fraction = Field(default=0.1, description="step, plateau: what lr is multiplied by")
+    patience: Count = Field(default=5, description="plateau: epochs without a better loss")
+    rise: Fraction = Field(default=0.3, description="one-cycle: the share of epochs going up")
+    start: Fraction = Field(default=0.04, description="one-cycle: the first share of lr")
+
+
+class TrainConfig(Section):
+    """How long, in what portions and with what restraint to train."""
+
+    epochs: Count = 100
+    batch_size: Count | None = Field(
+        default=None, description="rows per step; by default 128, or all where there are fewer"
+    )
+    accumulate: Count = Field(
+        default=1, description="parts that a batch is computed in, to save memory"
+    )
+    order_seed: Seed | None = Field(
+        default=None,
+        description="of the order of the rows and all else that is random in training; "
+        "by default each member's own seed",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of products; bfloat16 is automatic mixed precision"
+    )
+    clip_norm: Positive | None = Field(default=None, description="largest norm of a gradient")
+    clip_value: Positive | None = Field(default=None, description="largest entry of a gradient")
+    l1: NonNegative = Field(default=0.0, description="penalty l1 * sum |w| on weights")
+    l2: NonNegative = Field(default=0.0, description="penalty l2 * sum w^2 on weights")
+    label_smoothing: Share = 0.0
+    mixup: NonNegative = Field(default=0.0, description="alpha of mixup's Beta distribution")
+
+
+class Monitor(Section):
+    """What is watched on the validation rows, and when it says stop."""
+
+    metric: Literal["loss", "accuracy", "rmse"] = "loss"
+    mode: Literal["min", "max"] | None = Field(default=None, description="found from the metric")
+    patience: Count = Field(default=10, description="epochs without improvement before stopping")
+    min_delta: NonNegative = Field(default=0.0, description="an improvement must exceed this")
+    relative: bool = Field(default=False, description="min_delta is a share of the best score")
+    start_from_epoch: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="earlier epochs neither count as waiting nor as best"
+    )
+    threshold: Finite | None = Field(default=None, description="stop once this score is reached")
+    divergence: Finite | None = Field(
+        default=None, description="end as diverged once the score is worse than this"
+    )
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        usual = "max" if self.metric == "accuracy" else "min"
+        if self.mode not in (None, usual):
+            raise ValueError(f"the mode of {self.metric} is {usual}, however it is {self.mode}")
+        return self
+
+    @property
+    def direction(self) -> Literal["min", "max"]:
+        """The mode, or the one that suits the metric."""
+        return self.mode or ("max" if self.metric == "accuracy" else "min")
+
+
+class StopConfig(Monitor):
+    """When a member stops early.  The weights of its best epoch are the ones kept.
+
+    The first monitor decides what is best; those in ``also`` only take part in stopping.
+    """
+
+    also: Annotated[tuple[Monitor, ...], Field(strict=False)] = ()
+    when: Literal["any", "all"] = Field(
+        default="any", description="stop when any monitor says so, or when all have"
+    )
+    check_finite: bool = Field(
+        default=True, description="end as diverged at the first NaN or infinite loss"
+    )
+
+    @property
+    def monitors(self) -> tuple[Monitor, ...]:
+        """All that is watched, the one that decides first."""
+        return (self, *self.also)
+
+
+class KeepConfig(Section):
+    """Which weights are kept besides those of the best epoch, and which averages take part."""
+
+    last: bool = Field(default=False, description="the weights at the end")
+    top: Count = Field(default=1, description="how many of the best epochs")
+    every: Count | None = Field(default=None, description="weights of every so many epochs")
+    optimiser: bool = Field(
+        default=False, description="the optimiser's state at the best epoch, to continue from"
+    )
+    ema: Fraction | None = Field(
+        default=None, description="decay per step of an exponential average of the weights"
+    )
+    swa: Fraction | None = Field(
+        default=None, description="share of the epochs after which weights are averaged"
+    )
+    lawa: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="how many latest epochs' weights are averaged"
+    )
+
+
+class AugmentConfig(Section):
+    """Random changes of the training images, drawn anew for every sample; none by default."""
+
+    crop: int = Field(default=0, ge=0, description="shift by up to so many pixels")
+    pad: Literal["zero", "reflect"] = Field(
+        default="zero", description="what crop and rotate find beyond the edges: black, or a mirror"
+    )
+    resized_crop: float = Field(
+        default=1.0, gt=0, le=1, description="the least share of the area to enlarge; 1 is off"
+    )
+    rotate: float = Field(default=0.0, ge=0, le=180, description="by up to so many degrees")
+    flip: Probability = Field(default=0.0, description="how often left and right are exchanged")
+    vertical_flip: Probability = Field(
+        default=0.0, description="how often top and bottom are exchanged"
+    )
+    brightness: Probability = Field(default=0.0, description="distance from black times 1 ± this")
+    contrast: Probability = Field(
+        default=0.0, description="distance from the mean grey times 1 ± this"
+    )
+    saturation: Probability = Field(default=0.0, description="distance from grey times 1 ± this")
+    hue: float = Field(default=0.0, ge=0, le=0.5, description="by up to this share of the circle")
+    greyscale: Probability = Field(default=0.0, description="how often colours are taken away")
+
+    @property
+    def asked(self) -> set[str]:
+        """The keys that change images; ``pad`` alone changes none."""
+        return set(self.model_dump(exclude_defaults=True)) - {"pad"}

@@ -1,0 +1,139 @@
+"""One member after another: ordinary modules, ordinary autograd."""
+
+import copy
+from collections import deque
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from zoo import noise
+from zoo.engines import (
+    EngineName,
+    Knobs,
+    Precision,
+    casting,
+    for_statistics,
+    portions,
+    statistics,
+    weighted_mean,
+)
+from zoo.objective import Objective
+from zoo.stack import Stack, flat
+
+
+class Sequential:
+    """One member after another, each an ordinary module whose weights are rows of the stack."""
+
+    name: EngineName = "sequential"
+    probe = 2  # the others take as long each
+
+    def __init__(
+        self, module: nn.Module, objective: Objective, precision: Precision = "float32"
+    ) -> None:
+        self.module = module
+        self.objective = objective
+        self.precision = precision
+        self.random: bool | None = None  # whether the module draws random numbers; not known yet
+        self.shares_generator = False  # whether it draws from PyTorch's one generator
+        self.bound: deque[tuple[Stack, list[nn.Module]]] = deque(maxlen=4)
+
+    def step(
+        self, stack: Stack, x_KN: Tensor, y_KN: Tensor, seed_K: Tensor, knobs: Knobs
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run one training batch per member (see :class:`~zoo.engines.Engine`)."""
+        losses, scores = [], []
+        gradient_KP = torch.empty_like(stack.flat_KP)
+        for k, member in enumerate(self._bind(stack)):
+            own = {name: value_K[k] for name, value_K in knobs.items()}
+            parameters = dict(member.named_parameters())
+            with torch.enable_grad():
+                outputs_NC = self._forward(member, x_KN[k], seed_K[k : k + 1])
+                loss = self.objective.loss(outputs_NC, y_KN[k], **own)
+                gradients = torch.autograd.grad(
+                    loss,
+                    [parameters[name] for name in stack.params],
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+            flat(gradients, out=gradient_KP[k])
+            losses.append(loss.detach())
+            scores.append(self.objective.score(outputs_NC.detach(), y_KN[k]))
+        return torch.stack(losses), torch.stack(scores), gradient_KP
+
+    def evaluate(self, stack: Stack, x_N: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loss and score of every member (see :class:`~zoo.engines.Engine`)."""
+        measured = []
+        for x, y in zip(portions(x_N), portions(y_N), strict=True):
+            outputs_KNC = self.outputs(stack, x)
+            losses = [self.objective.loss(outputs_NC, y) for outputs_NC in outputs_KNC]
+            scores = [self.objective.score(outputs_NC, y) for outputs_NC in outputs_KNC]
+            measured.append((len(x), torch.stack(losses), torch.stack(scores)))
+        return weighted_mean(measured)
+
+    def outputs(self, stack: Stack, x_N: Tensor) -> Tensor:
+        """Return the outputs of every member (see :class:`~zoo.engines.Engine`)."""
+        members = []
+        for member in self._bind(stack):
+            member.eval()
+            with casting(x_N.device, self.precision):
+                members.append(torch.cat([member(rows).float() for rows in portions(x_N)]))
+            member.train()
+        return torch.stack(members)
+
+    def normalise(self, stack: Stack, x_N: Tensor) -> None:
+        """Estimate BatchNorm's statistics anew (see :class:`~zoo.engines.Engine`)."""
+        names = statistics(self.module, stack.buffers)
+        for k in range(len(stack)) if names else ():
+            member = for_statistics(self._member(stack, k))
+            for name in set(stack.buffers) - set(names):  # the counters, say, stay as they are
+                member.get_buffer(name).data = stack.buffers[name][k].clone()
+            total = {name: torch.zeros_like(stack.buffers[name][k]) for name in names}
+            for rows in portions(x_N):
+                with casting(x_N.device, self.precision):
+                    member(rows)
+                share = len(rows) / len(x_N)
+                total = {name: total[name] + member.get_buffer(name) * share for name in names}
+            for name in names:
+                stack.buffers[name][k] = total[name]
+
+    def _forward(self, member: nn.Module, x_N: Tensor, seed_1: Tensor) -> Tensor:
+        """Run a member with random numbers of its own; those that draw none are not watched."""
+        if self.random is False:
+            return self._call(member, x_N)
+        # For what has no replacement.  torch.manual_seed would take as long as a small step.
+        _default_generator(x_N.device).manual_seed(int(seed_1))
+        with noise.Own(seed_1) as own:
+            outputs = self._call(member, x_N)
+        if self.random is None:
+            self.random, self.shares_generator = own.drew, own.from_generator
+        return outputs
+
+    def _call(self, member: nn.Module, x_N: Tensor) -> Tensor:
+        with casting(x_N.device, self.precision):
+            outputs: Tensor = member(x_N)
+        return outputs.float()
+
+    def _bind(self, stack: Stack) -> list[nn.Module]:
+        """Return K modules that live in the rows of the stack."""
+        for bound, members in self.bound:
+            if bound is stack:
+                return members
+        members = [self._member(stack, k) for k in range(len(stack))]
+        self.bound.append((stack, members))
+        return members
+
+    def _member(self, stack: Stack, k: int) -> nn.Module:
+        module = copy.deepcopy(self.module).to(stack.flat_KP.device).train()
+        named = {**stack.params, **stack.buffers}
+        values: Iterable[tuple[str, Tensor]] = [*module.named_parameters(), *module.named_buffers()]
+        for name, tensor in values:
+            tensor.data = named[name][k]
+        return module
+
+
+def _default_generator(device: torch.device) -> torch.Generator:
+    """Return the generator that modules draw from on a device."""
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index or 0]
+    return torch.default_generator

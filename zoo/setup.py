@@ -1,0 +1,112 @@
+"""What stays while members train: data on the device, the objective, how members are built."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo import augment, models
+from zoo.checks import batch_size, build, check
+from zoo.choice import Choice, Race, choose
+from zoo.data import Data, Part
+from zoo.engines import Engine, EngineName
+from zoo.lane import gather
+from zoo.memory import COPIES, Footprint, most_members
+from zoo.objective import objective
+from zoo.reports import Member
+from zoo.sequential import Sequential
+from zoo.stack import stack
+from zoo.stacked import Stacked
+
+
+class Setup:
+    """Where and from what some members that share a :func:`~zoo.checks.shape_key` learn.
+
+    Attributes:
+        config: the settings of one of them; what they share is read from here.
+        train, val: the rows, on the device.
+    """
+
+    def __init__(self, member: Member, data: Data, device: torch.device | str | None) -> None:
+        """Check the settings and move the data.
+
+        Raises:
+            ConfigError: where settings do not suit each other or the data.
+        """
+        self.config = member.config
+        check(self.config, data)
+        self.data = data
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.objective = objective(data.task, data.target_scale)
+        self.train, self.val = (
+            Part(part.x.to(self.device), part.y.to(self.device)) for part in (data.train, data.val)
+        )
+        self.batch_size = batch_size(self.config, data)
+        self.example = self.build(member)
+
+    def build(self, member: Member) -> nn.Module:
+        """Build a member as it is before training."""
+        init = member.config.init
+        seed = init.seed if init.mode == "shared" else member.seed
+        module = build(member.config.model, self.data, seed)
+        if member.state is not None:
+            models.restore(module, member.state)
+        return module.to(self.device)
+
+    def engine(self, name: EngineName) -> Engine:
+        """Return a new engine; each lane has its own."""
+        kind = Stacked if name == "stacked" else Sequential
+        return kind(self.example, self.objective, self.config.train.precision)
+
+    @torch.no_grad()
+    def choose(
+        self, name: EngineName | Literal["auto"], members: Sequence[Member], width: int | None
+    ) -> Choice:
+        """Return how to compute: by the engine of that name, or by the fastest on these shapes.
+
+        Args:
+            name: of an engine, or ``auto``.
+            members: as many of those to be trained as may be in a stack.
+            width: how many shall be at once; by default as many as pay and fit into memory.
+        """
+        names: list[EngineName] = ["stacked", "sequential"] if name == "auto" else [name]
+        with self.own_randomness():
+            count = len(members) if width else min(len(members), self._room(members[0]))
+            race = self._race(members[:count])
+            return choose(race, {name: partial(self.engine, name) for name in names})
+
+    @property
+    def augment(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """What changes the images of a batch at random, where settings ask for it."""
+        settings = self.config.augment
+        if not settings.asked:
+            return None
+        levels = augment.black_and_white(self.data.preprocessing)
+        return partial(augment.augment, settings=settings, levels=levels)
+
+    def own_randomness(self) -> AbstractContextManager[None]:
+        """Leave PyTorch's global generators as they were: a user may draw from them too."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        return torch.random.fork_rng(devices)
+
+    def _race(self, members: Sequence[Member]) -> Race:
+        """Return members and a batch for each, to measure on."""
+        train = self.config.train
+        size = -(-self.batch_size // train.accumulate)
+        index_KN = torch.arange(size, device=self.device).expand(len(members), -1)
+        half_K = torch.full((len(members),), 0.5, device=self.device)
+        asked = {"smoothing": train.label_smoothing, "mix": train.mixup}
+        knobs = {name: half_K for name, value in asked.items() if value}
+        modules = [self.build(member) for member in members]
+        return Race(stack(modules), *gather(self.train, index_KN), knobs)
+
+    def _room(self, member: Member) -> int:
+        """Say how many members fit into the memory of the device."""
+        race = self._race([member])
+        seed_1 = torch.zeros(1, dtype=torch.int64, device=self.device)
+        with Footprint() as footprint:
+            self.engine("sequential").step(race.stack, race.x_KN, race.y_KN, seed_1, race.knobs)
+        return most_members(footprint.bytes + COPIES * race.stack.flat_KP.nbytes, self.device)

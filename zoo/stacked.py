@@ -1,0 +1,151 @@
+"""All members in one program: ``vmap`` and autograd, recorded and replayed."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from zoo.engines import (
+    EngineName,
+    Knobs,
+    Precision,
+    casting,
+    for_statistics,
+    portions,
+    statistics,
+    weighted_mean,
+)
+from zoo.objective import Objective
+from zoo.stack import Stack, flat
+from zoo.tape import record
+
+
+class Stacked:
+    """All members in one program: ``vmap`` and autograd, recorded and replayed."""
+
+    name: EngineName = "stacked"
+    probe = 1_000_000
+
+    def __init__(
+        self, module: nn.Module, objective: Objective, precision: Precision = "float32"
+    ) -> None:
+        self.training = copy.deepcopy(module).train()
+        self.evaluating = copy.deepcopy(module).eval()
+        self.normalising = for_statistics(copy.deepcopy(module))
+        self.objective = objective
+        self.precision = precision
+        self.programs: dict[Any, Callable[..., list[Tensor]]] = {}
+
+    def step(
+        self, stack: Stack, x_KN: Tensor, y_KN: Tensor, seed_K: Tensor, knobs: Knobs
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run one training batch per member (see :class:`~zoo.engines.Engine`)."""
+        batch = [*knobs.values(), x_KN, y_KN]
+        key = ("step", len(stack), x_KN.shape, *knobs)
+        if key not in self.programs:
+            examples = [*stack.params.values(), *(b.clone() for b in stack.buffers.values())]
+            step = self._step(stack, list(knobs))
+            self.programs[key] = record(step, [*examples, *batch], seed_K)
+        loss_K, score_K, gradient_KP = self.programs[key](
+            *stack.params.values(), *stack.buffers.values(), *batch, seed_K
+        )
+        return loss_K, score_K, gradient_KP
+
+    def evaluate(self, stack: Stack, x_N: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loss and score of every member (see :class:`~zoo.engines.Engine`)."""
+
+        def measure(outputs_NC: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
+            return self.objective.loss(outputs_NC, y_N), self.objective.score(outputs_NC, y_N)
+
+        measured = []
+        for x, y in zip(portions(x_N), portions(y_N), strict=True):
+            loss_K, score_K = self._forward("evaluate", measure, stack, x, y)
+            measured.append((len(x), loss_K, score_K))
+        return weighted_mean(measured)
+
+    def outputs(self, stack: Stack, x_N: Tensor) -> Tensor:
+        """Return the outputs of every member (see :class:`~zoo.engines.Engine`)."""
+        rows = [self._forward("outputs", _as_is, stack, x)[0] for x in portions(x_N)]
+        return torch.cat(rows, dim=1)
+
+    def normalise(self, stack: Stack, x_N: Tensor) -> None:
+        """Estimate BatchNorm's statistics anew (see :class:`~zoo.engines.Engine`)."""
+        names = statistics(self.normalising, stack.buffers)
+        if not names:
+            return
+        trial = stack.take(range(len(stack)))
+        total = {name: torch.zeros_like(stack.buffers[name]) for name in names}
+        for rows in portions(x_N):
+            self._forward("normalise", _as_is, trial, rows)
+            for name in names:
+                total[name].add_(trial.buffers[name], alpha=len(rows) / len(x_N))
+        for name in names:
+            stack.buffers[name].copy_(total[name])
+
+    def _forward(
+        self, what: str, after: Callable[..., Any], stack: Stack, *rows: Tensor
+    ) -> list[Tensor]:
+        """Run ``after(outputs, *rows[1:])`` for every member on the same rows, in one program."""
+        values = [*stack.params.values(), *stack.buffers.values()]
+        seed_K = torch.zeros(len(stack), dtype=torch.int64, device=rows[0].device)
+        key = (what, len(stack), rows[0].shape)
+        if key not in self.programs:
+            module = self.normalising if what == "normalise" else self.evaluating
+            call = self._call(stack, module)
+            count = len(stack.params)
+
+            def member(params: Any, buffers: Any, x_N: Tensor, *rest: Tensor) -> Any:
+                return after(call(params, buffers, x_N), *rest)
+
+            every = vmap(member, in_dims=(0, 0, *(None for _ in rows)))
+            width = len(values)
+            self.programs[key] = record(
+                lambda *v: every(v[:count], v[count:width], *v[width:]), [*values, *rows], seed_K
+            )
+        return self.programs[key](*values, *rows, seed_K)
+
+    def _step(self, stack: Stack, knobs: list[str]) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+        """Return the function of flat tensors that one training step computes."""
+        call = self._call(stack, self.training)
+        count = len(stack.params)
+        width = count + len(stack.buffers)
+
+        def member(
+            params: Any, buffers: Any, own: list[Tensor], x_N: Tensor, y_N: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            outputs_NC = call(params, buffers, x_N)
+            loss = self.objective.loss(outputs_NC, y_N, **dict(zip(knobs, own, strict=True)))
+            return loss, self.objective.score(outputs_NC.detach(), y_N)
+
+        def step(*values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            *named, x_KN, y_KN = values
+            with torch.enable_grad():
+                params = [value.detach().requires_grad_() for value in named[:count]]
+                loss_K, score_K = vmap(member, randomness="different")(
+                    params, named[count:width], named[width:], x_KN, y_KN
+                )
+                # The members share nothing, so the gradient of the sum is each one's own.
+                gradients = torch.autograd.grad(
+                    loss_K.sum(), params, allow_unused=True, materialize_grads=True
+                )
+            return loss_K.detach(), score_K, flat(gradients, len(x_KN))
+
+        return step
+
+    def _call(self, stack: Stack, module: nn.Module) -> Callable[[Any, Any, Tensor], Tensor]:
+        names, buffers = list(stack.params), list(stack.buffers)
+
+        def call(params: Any, buffer_values: Any, x_N: Tensor) -> Tensor:
+            named = dict(zip([*names, *buffers], [*params, *buffer_values], strict=True))
+            with casting(x_N.device, self.precision):
+                outputs: Tensor = functional_call(module, named, (x_N,))
+            return outputs.float()
+
+        return call
+
+
+def _as_is(outputs_NC: Tensor) -> Tensor:
+    return outputs_NC
