@@ -45,13 +45,16 @@ CASES = {
     "mlp 20-64-64-2, batch 128": Case("mlp", {"hidden": (64, 64)}, 20, 2, 128, 25, 3.0),
     "mlp 64-256-256-10, batch 512": Case("mlp", {"hidden": (256, 256)}, 64, 10, 512, 12, 0.95),
     "cnn on digits, batch 128": Case("cnn", {}, 64, 10, 128, 12, 0.95),
+    "resnet on digits, batch 128": Case(
+        "resnet", {"blocks": (1, 1), "width": 8}, 64, 10, 128, 6, 0.95
+    ),
 }
 
 
 @cache
 def data_of(name: str) -> Data:
     case = CASES[name]
-    if case.model == "cnn":
+    if case.model in ("cnn", "resnet"):
         pixels, labels = load_digits(return_X_y=True)
         x = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 16
         rows = 1408

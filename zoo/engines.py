@@ -38,7 +38,7 @@ class Engine(Protocol):
             x_KN: (K, N, *shape), one batch per member.
             y_KN: (K, N), its targets.
             seed_K: int64 (K,), seeds of the step's random numbers (dropout).
-            knobs: float (K,) each, what the loss takes besides.
+            knobs: (K,) or (K, N) each, what the loss takes besides.
 
         Returns:
             loss (K,), score (K,), and the gradient of each member's own loss (K, P).

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.data import Part
-from zoo.engines import Engine
+from zoo.engines import Engine, Knobs
 from zoo.gradient import Restraints, restrain
 from zoo.optim import Optimiser
 from zoo.reports import Source
@@ -65,9 +65,10 @@ class Lane:
         for step in range(steps):
             index_KN = order_KN[:, step * batch_size : min((step + 1) * batch_size, used)]
             mix_K = None if mix is None else mix[step]
+            x_KN, y_KN, knobs = self._batch(train, index_KN, seed_K + step * accumulate, mix_K)
             parts = max(1, min(accumulate, index_KN.shape[1] * accumulate // batch_size))
             gradient_KP, loss_K, score_K = self._gradient(
-                train, index_KN.tensor_split(parts, dim=1), seed_K + step * accumulate, mix_K
+                x_KN, y_KN, seed_K + step * accumulate, knobs, parts
             )
             norm_K = restrain(gradient_KP, self.stack.flat_KP, self.stack.weights, self.limits)
             rates = factors(self.slots, step, steps) if varying else rates
@@ -89,30 +90,40 @@ class Lane:
             measured[name] = torch.stack(self.engine.evaluate(members, val.x, val.y))
         return measured
 
-    def _gradient(
-        self, train: Part, parts: Sequence[Tensor], seed_K: Tensor, mix_K: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradient (k, P), loss (k,) and score (k,) of a batch, given as rows (k, n)."""
+    def _batch(
+        self, train: Part, index_KN: Tensor, seed_K: Tensor, mix_K: Tensor | None
+    ) -> tuple[Tensor, Tensor, Knobs]:
+        """Return the rows as they are learnt from, their targets, and what the loss takes besides.
+
+        Where rows are mixed, each is with the one that is as far from the batch's other end.
+        """
+        x_KN, y_KN = gather(train, index_KN)
         knobs = {} if self.smoothing_K is None else {"smoothing": self.smoothing_K}
-        knobs |= {} if mix_K is None else {"mix": mix_K}
-        rows = sum(part.shape[1] for part in parts)
-        results = []
-        for number, index_KN in enumerate(parts):
-            x_KN, y_KN = gather(train, index_KN)
-            if self.augment is not None:
-                x_KN = self.augment(x_KN, seed_K + number)
-            if mix_K is not None:
-                share = mix_K.view(-1, *(1 for _ in x_KN.shape[1:]))
-                x_KN = share * x_KN + (1 - share) * x_KN.flip(1)
-            results.append(self.engine.step(self.stack, x_KN, y_KN, seed_K + number, knobs))
-        if len(parts) == 1:
-            ((loss_K, score_K, gradient_KP),) = results
+        if self.augment is not None:
+            x_KN = self.augment(x_KN, seed_K)
+        if mix_K is not None:
+            share = mix_K.view(-1, *(1 for _ in x_KN.shape[1:]))
+            x_KN = share * x_KN + (1 - share) * x_KN.flip(1)
+            knobs |= {"mix": mix_K, "mate_N": y_KN.flip(1)}
+        return x_KN, y_KN, knobs
+
+    def _gradient(
+        self, x_KN: Tensor, y_KN: Tensor, seed_K: Tensor, knobs: Knobs, parts: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return gradient (k, P), loss (k,) and score (k,) of a batch that is computed in parts."""
+        if parts == 1:
+            loss_K, score_K, gradient_KP = self.engine.step(self.stack, x_KN, y_KN, seed_K, knobs)
             return gradient_KP, loss_K, score_K
-        shares = [part.shape[1] / rows for part in parts]
-        loss_K, score_K, gradient_KP = (
-            torch.stack([value * s for value, s in zip(values, shares, strict=True)]).sum(0)
-            for values in zip(*results, strict=True)
-        )
+        rows = y_KN.shape[1]
+        totals: list[Tensor] = []
+        for number, index in enumerate(torch.arange(rows).tensor_split(parts)):
+            here = slice(int(index[0]), int(index[-1]) + 1)
+            own = {n: v[:, here].contiguous() if v.ndim > 1 else v for n, v in knobs.items()}
+            x, y = x_KN[:, here].contiguous(), y_KN[:, here].contiguous()
+            step = self.engine.step(self.stack, x, y, seed_K + number, own)
+            shares = [value * (len(index) / rows) for value in step]
+            totals = [a + b for a, b in zip(totals, shares, strict=True)] if totals else shares
+        loss_K, score_K, gradient_KP = totals
         return gradient_KP, loss_K, score_K
 
 

@@ -19,7 +19,7 @@ class Objective:
 
     Attributes:
         loss: outputs (N, C), targets (N,) -> scalar, differentiable, mean over rows; by keyword
-            also what each member may set for itself (``smoothing``, ``mix``).
+            also what each member may set for itself (``smoothing``, ``mix`` with ``mate_N``).
         score: outputs (N, C), targets (N,) -> scalar, mean over rows of what the metric averages.
         metric: the metric's name: ``accuracy`` or ``rmse``.
         report: mean score over all rows -> the metric in the user's unit.
@@ -45,7 +45,12 @@ def objective(task: Task, target_scale: float = 1.0) -> Objective:
 
 
 def cross_entropy(
-    logits_NC: Tensor, y_N: Tensor, *, smoothing: Tensor | None = None, mix: Tensor | None = None
+    logits_NC: Tensor,
+    y_N: Tensor,
+    *,
+    smoothing: Tensor | None = None,
+    mix: Tensor | None = None,
+    mate_N: Tensor | None = None,
 ) -> Tensor:
     """Return the mean negative log-likelihood, in nats.
 
@@ -57,8 +62,9 @@ def cross_entropy(
         y_N: int64 (N,).
         smoothing: (), the share of each target that is spread over all classes (Szegedy et al.
             2016, arXiv:1512.00567, section 7).
-        mix: (), the share of each row in a batch mixed with itself in reverse order (mixup, Zhang
-            et al. 2018, arXiv:1710.09412, eq. 1).
+        mix: (), the share of each row where it is mixed with another one (mixup, Zhang et al. 2018,
+            arXiv:1710.09412, eq. 1).
+        mate_N: int64 (N,), the targets of those others.
 
     >>> import torch
     >>> cross_entropy(torch.zeros(3, 2), torch.tensor([0, 1, 1]))
@@ -67,7 +73,8 @@ def cross_entropy(
     log_probabilities_CN = logits_NC.mT.contiguous().log_softmax(0)
     right_1N = log_probabilities_CN.gather(0, y_N.unsqueeze(0))
     if mix is not None:
-        other_1N = log_probabilities_CN.gather(0, y_N.flip(0).unsqueeze(0))
+        assert mate_N is not None  # they are given together
+        other_1N = log_probabilities_CN.gather(0, mate_N.unsqueeze(0))
         right_1N = mix * right_1N + (1 - mix) * other_1N
     if smoothing is not None:
         right_1N = (1 - smoothing) * right_1N + smoothing * log_probabilities_CN.mean(0)
@@ -79,9 +86,12 @@ def accuracy(logits_NC: Tensor, y_N: Tensor) -> Tensor:
     return (logits_NC.contiguous().argmax(-1) == y_N).to(logits_NC.dtype).mean()
 
 
-def squared_error(outputs_N1: Tensor, y_N: Tensor, *, mix: Tensor | None = None) -> Tensor:
-    """Return the mean squared error of a single output; ``mix`` as in :func:`cross_entropy`."""
+def squared_error(
+    outputs_N1: Tensor, y_N: Tensor, *, mix: Tensor | None = None, mate_N: Tensor | None = None
+) -> Tensor:
+    """Return the mean squared error of a single output; mixing is as in :func:`cross_entropy`."""
     error = (outputs_N1.squeeze(-1) - y_N).square().mean()
     if mix is None:
         return error
-    return mix * error + (1 - mix) * (outputs_N1.squeeze(-1) - y_N.flip(0)).square().mean()
+    assert mate_N is not None  # they are given together
+    return mix * error + (1 - mix) * (outputs_N1.squeeze(-1) - mate_N).square().mean()

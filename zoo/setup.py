@@ -97,11 +97,12 @@ class Setup:
         train = self.config.train
         size = -(-self.batch_size // train.accumulate)
         index_KN = torch.arange(size, device=self.device).expand(len(members), -1)
+        x_KN, y_KN = gather(self.train, index_KN)
         half_K = torch.full((len(members),), 0.5, device=self.device)
-        asked = {"smoothing": train.label_smoothing, "mix": train.mixup}
-        knobs = {name: half_K for name, value in asked.items() if value}
+        knobs = {"smoothing": half_K} if train.label_smoothing else {}
+        knobs |= {"mix": half_K, "mate_N": y_KN.flip(1)} if train.mixup else {}
         modules = [self.build(member) for member in members]
-        return Race(stack(modules), *gather(self.train, index_KN), knobs)
+        return Race(stack(modules), x_KN, y_KN, knobs)
 
     def _room(self, member: Member) -> int:
         """Say how many members fit into the memory of the device."""

@@ -75,6 +75,7 @@ def test_lanes_and_threads_leave_the_members_as_they_are_too(names):
 def test_what_the_loss_takes_besides_is_raced_too(knobs):
     modules, x_KN, y_KN, task = prepared("mlp")
     knobs = {name: torch.full((MEMBERS,), value) for name, value in knobs.items()}
+    knobs |= {"mate_N": y_KN.flip(1)} if "mix" in knobs else {}
     assert choose(race(modules, x_KN, y_KN, **knobs), makers(modules[0], task)).engine in KINDS
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stacks import CLOSE, ENGINES, prepared
 
 from zoo.objective import cross_entropy, objective, squared_error
-from zoo.stack import stack
+from zoo.stack import flat, stack
 
 
 def drawn(rows, classes, seed):
@@ -52,7 +52,7 @@ def test_mixed_and_smoothed_targets_are_torchs_soft_targets(rows, classes, smoot
     expected = F.cross_entropy(logits_NC, soft(y_N, classes, smoothing, mix))
     knobs = {"smoothing": smoothing, "mix": mix}
     knobs = {name: torch.tensor(value, dtype=torch.float64) for name, value in knobs.items()}
-    got = cross_entropy(logits_NC, y_N, **knobs)
+    got = cross_entropy(logits_NC, y_N, mate_N=y_N.flip(0), **knobs)
     torch.testing.assert_close(got, expected)
     [theirs] = torch.autograd.grad(expected, logits_NC)
     [ours] = torch.autograd.grad(got, logits_NC)
@@ -63,7 +63,8 @@ def test_without_smoothing_and_mixing_it_is_the_plain_cross_entropy():
     logits_NC, y_N = drawn(6, 3, 0)
     nothing, whole = torch.tensor(0.0), torch.tensor(1.0)
     expected = F.cross_entropy(logits_NC, y_N)
-    for knobs in ({}, {"smoothing": nothing}, {"mix": whole}, {"smoothing": nothing, "mix": whole}):
+    mixed = {"mix": whole, "mate_N": y_N.flip(0)}
+    for knobs in ({}, {"smoothing": nothing}, mixed, {"smoothing": nothing, **mixed}):
         torch.testing.assert_close(cross_entropy(logits_NC, y_N, **knobs), expected)
 
 
@@ -73,7 +74,7 @@ def test_mixed_squared_errors_have_the_gradient_of_the_mixed_target():
     outputs_N1 = torch.randn(5, 1, generator=noise).requires_grad_()
     y_N, mix = torch.randn(5, generator=noise), torch.tensor(0.3)
     expected = F.mse_loss(outputs_N1[:, 0], mix * y_N + (1 - mix) * y_N.flip(0))
-    got = squared_error(outputs_N1, y_N, mix=mix)
+    got = squared_error(outputs_N1, y_N, mix=mix, mate_N=y_N.flip(0))
     [theirs] = torch.autograd.grad(expected, outputs_N1)
     [ours] = torch.autograd.grad(got, outputs_N1)
     torch.testing.assert_close(ours, theirs)
@@ -93,9 +94,10 @@ def test_each_member_of_an_engine_has_its_own_share_of_smoothing_and_mixing(case
     with torch.no_grad():
         # First without, so that a program recorded for others is not taken for this one.
         plain_K, _, _ = made.step(stack(modules), x_KN, y_KN, seed_K, {})
-        loss_K, score_K, gradient_KP = made.step(stack(modules), x_KN, y_KN, seed_K, knobs)
+        mates = {"mate_N": y_KN.flip(1)}
+        loss_K, score_K, gradient_KP = made.step(stack(modules), x_KN, y_KN, seed_K, knobs | mates)
         swapped = {name: value_K.flip(0) for name, value_K in knobs.items()}
-        swapped_K, _, _ = made.step(stack(modules), x_KN, y_KN, seed_K, swapped)
+        swapped_K, _, _ = made.step(stack(modules), x_KN, y_KN, seed_K, swapped | mates)
     torch.testing.assert_close(loss_K[0], plain_K[0], **CLOSE)
     torch.testing.assert_close(swapped_K[1], loss_K[1], **CLOSE)
     for k, module in enumerate(modules):
@@ -112,5 +114,5 @@ def test_each_member_of_an_engine_has_its_own_share_of_smoothing_and_mixing(case
         gradients = torch.autograd.grad(expected, ordered)
         torch.testing.assert_close(loss_K[k], expected, **CLOSE)
         torch.testing.assert_close(score_K[k], score, **CLOSE)
-        flat_P = torch.cat([gradient.flatten() for gradient in gradients])
+        flat_P = flat(gradients)
         torch.testing.assert_close(gradient_KP[k], flat_P, **CLOSE)
