@@ -9,7 +9,7 @@ to waiting, and nearly all of it as soon as the machine has other work.
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from zoo.engines import Engine, EngineName, Knobs
-from zoo.sequential import Sequential
 from zoo.stack import Stack
 
 RACE_WIDTH = 16  # members in the first race
@@ -27,7 +26,7 @@ MARGIN = 1.2  # by which threads inside operations must be faster than none
 ROUND_S = 0.002  # of steps, each time that a contender is timed
 RACE_S = 0.1  # for timing all contenders, at least one round
 HOPELESS = 1.5  # times slower than the best: timed no further
-Make = Mapping[EngineName, Callable[[], Engine]]
+Engines = Mapping[EngineName, Engine]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Race:
         return Race(self.stack.take(range(count)), self.x_KN[:count], self.y_KN[:count], knobs)
 
 
-def choose(race: Race, make: Make) -> Choice:
+def choose(race: Race, engines: Engines) -> Choice:
     """Time a few training steps of each engine and each use of the cores; take the fastest.
 
     An engine that cannot run the model, or that does not compute what the plain module computes,
@@ -71,7 +70,7 @@ def choose(race: Race, make: Make) -> Choice:
 
     Args:
         race: the members, which are left as they are, and a batch for each.
-        make: engine name -> a new engine; the one preferred at equal speed first.
+        engines: by name, the one preferred at equal speed first; what they record stays with them.
 
     Raises:
         Exception: whatever the model itself raises in its plain form.
@@ -79,33 +78,33 @@ def choose(race: Race, make: Make) -> Choice:
     width = len(race.stack)
     cores = torch.get_num_threads()
     start = race.first(min(width, RACE_WIDTH))
-    facts = _agree(start.first(min(2, width)), make)
+    facts = _agree(start, engines)
     with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         timers = []
-        for name in make:
+        for name, engine in engines.items():
             if name in facts:
                 continue
-            alone = _Timer(name, make[name], 1, 1, start, None)
-            timers.append(alone)
+            timers.append(_Timer(engine, 1, 1, start, None))
             if cores > 1 and not race.x_KN.is_cuda:
-                timers.append(_Timer(name, make[name], 1, cores, start, None))
+                timers.append(_Timer(engine, 1, cores, start, None))
                 lanes = min(cores, len(start.stack))
-                if lanes > 1 and not alone.shares_generator:
-                    timers.append(_Timer(name, make[name], lanes, 1, start, pool))
+                if lanes > 1 and not engine.shares_generator:
+                    timers.append(_Timer(engine, lanes, 1, start, pool))
         _race(timers)
         best = min(timers, key=lambda t: t.seconds * (MARGIN if t.threads > 1 else 1))
         figures = [
-            f"{name} {min(t.seconds for t in timers if t.name == name) * 1e3:.3g} ms"
-            for name in dict.fromkeys(t.name for t in timers)
+            f"{name} {min(t.seconds for t in timers if t.engine is engine) * 1e3:.3g} ms"
+            for name, engine in engines.items()
+            if name not in facts
         ]
         if len(start.stack) < width:
-            wide = _Timer(best.name, make[best.name], best.lanes, best.threads, race, best.pool)
+            wide = _Timer(best.engine, best.lanes, best.threads, race, best.pool)
             _race([best, wide])
             if wide.seconds / width > WIDER * best.seconds / len(start.stack):
                 width = len(start.stack)
     noted = [f"{name} {fact}" for name, fact in facts.items()]
     steps = f"a step of {len(start.stack)} members: {', '.join([*noted, *figures])}"
-    choice = Choice(best.name, best.lanes, best.threads, width)
+    choice = Choice(best.engine.name, best.lanes, best.threads, width)
     return replace(choice, reason=f"{described(choice, race.x_KN.device)} ({steps})")
 
 
@@ -133,31 +132,32 @@ def bounds(members: int, lanes: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(cuts))
 
 
-def _agree(race: Race, make: Make) -> dict[EngineName, str]:
+def _agree(race: Race, engines: Engines) -> dict[EngineName, str]:
     """Compare every engine with plain modules on a step; say what is wrong with those that fail."""
     facts: dict[EngineName, str] = {}
-    if "sequential" not in make:  # one engine was asked for: it may raise what it raises
+    if "sequential" not in engines:  # one engine was asked for: it may raise what it raises
         return facts
-    results = {}
-    for name in sorted(make, key=lambda name: name != "sequential"):
-        trial = race.first(len(race.stack))
-        seed_K = torch.arange(len(race.stack), device=race.x_KN.device)
+    plain = race.first(min(2, len(race.stack)))
+    expected = _trial(engines["sequential"], plain)
+    for name in (name for name in engines if name != "sequential"):
         try:
-            loss_K, _, gradient_KP = make[name]().step(
-                trial.stack, race.x_KN, race.y_KN, seed_K, race.knobs
-            )
+            results = _trial(engines[name], race)
         except Exception as error:  # a user's module may raise anything
-            if name == "sequential":
-                raise
             fault = str(error).strip().splitlines() or [repr(error)]
             facts[name] = f"impossible: {fault[0]}"
             continue
-        results[name] = [loss_K, gradient_KP, *trial.stack.buffers.values()]
-    for name, values in results.items():
-        pairs = zip(values, results["sequential"], strict=True)
-        if not all(_close(ours, theirs) for ours, theirs in pairs):
+        pairs = zip(results, expected, strict=True)
+        if not all(_close(ours[: len(theirs)], theirs) for ours, theirs in pairs):
             facts[name] = "left out: it does not compute what the plain module computes"
     return facts
+
+
+def _trial(engine: Engine, race: Race) -> list[Tensor]:
+    """Return losses, gradients and buffers after a step on a copy of the members."""
+    members = race.stack.take(range(len(race.stack)))
+    seed_K = torch.arange(len(members), device=race.x_KN.device)
+    loss_K, _, gradient_KP = engine.step(members, race.x_KN, race.y_KN, seed_K, race.knobs)
+    return [loss_K, gradient_KP, *members.buffers.values()]
 
 
 def _close(ours: Tensor, theirs: Tensor) -> bool:
@@ -173,28 +173,18 @@ class _Timer:
     """Times steps of an engine in some lanes or threads, on a copy of the members."""
 
     def __init__(
-        self,
-        name: EngineName,
-        make: Callable[[], Engine],
-        lanes: int,
-        threads: int,
-        race: Race,
-        pool: Executor | None,
+        self, engine: Engine, lanes: int, threads: int, race: Race, pool: Executor | None
     ) -> None:
-        """Record what the engine records, and warm up."""
-        engines = [make() for _ in range(lanes)]
-        count = min(len(race.stack), engines[0].probe * lanes)
-        self.name, self.lanes, self.threads, self.pool = name, lanes, threads, pool
+        """Record what the engine has to, and warm up."""
+        count = min(len(race.stack), engine.probe * lanes)
+        self.engine, self.lanes, self.threads, self.pool = engine, lanes, threads, pool
         self.scale = len(race.stack) / count
         self.races = [
             (engine, Race(race.stack.narrow(a, b).take(range(b - a)), *_rows(race, a, b)))
-            for engine, (a, b) in zip(engines, bounds(count, lanes), strict=False)
+            for a, b in bounds(count, lanes)
         ]
         self.taken: list[float] = []
         self.run()
-        self.shares_generator = any(
-            isinstance(engine, Sequential) and engine.shares_generator for engine in engines
-        )
 
     @property
     def seconds(self) -> float:

@@ -23,10 +23,19 @@ Knobs = Mapping[str, Tensor]
 
 
 class Engine(Protocol):
-    """What the training loop asks of an engine."""
+    """What the training loop asks of an engine; threads may share one, each with its own stack.
+
+    Attributes:
+        records: whether each width of the stack costs a recording.
+        probe: how many members must be timed to know the speed of all.
+        shares_generator: whether a step was seen to draw from PyTorch's one generator, so that
+            threads would draw each other's numbers.
+    """
 
     name: EngineName
-    probe: int  # how many members must be timed to know the speed of all
+    records: bool
+    probe: int
+    shares_generator: bool
 
     def step(
         self, stack: Stack, x_KN: Tensor, y_KN: Tensor, seed_K: Tensor, knobs: Knobs

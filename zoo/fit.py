@@ -66,6 +66,7 @@ class Fit:
         self.setup = Setup(members[0], data, device)
         choice = choice or self.setup.choose(engine, members[: width or WIDTH], width)
         self.choice = choice
+        self.engine = self.setup.engine(choice.engine)
         self.waiting = deque(members)
         count = min(width or choice.width, len(members))
         self.slots: list[Slot | None] = [Slot(self.waiting.popleft()) for _ in range(count)]
@@ -210,12 +211,10 @@ class Fit:
             self.state.put(k, slot.member, self.setup.build(slot.member))
 
     def _shrink(self) -> None:
-        """Once half the slots are empty, go on with the others only.
-
-        Not sooner: a stack of another width is another program to record.
-        """
+        """Go on without the empty slots; where another width is another program, once half are."""
         occupied = [k for k, slot in enumerate(self.slots) if slot is not None]
-        if occupied and len(occupied) <= len(self.slots) // 2:
+        most = len(self.slots) // 2 if self.engine.records else len(self.slots) - 1
+        if 0 < len(occupied) <= most:
             self.slots = [self.slots[k] for k in occupied]
             self.state.take(occupied)
             self._share_out()
@@ -225,7 +224,6 @@ class Fit:
         someone = next(slot.member for slot in self.slots if slot)
         members = [slot.member if slot else someone for slot in self.slots]
         self.state = TrainState(members, [self.setup.build(member) for member in members])
-        self.engines = [self.setup.engine(self.choice.engine) for _ in range(self.choice.lanes)]
         self._share_out()
         self._layout()
 
@@ -241,7 +239,7 @@ class Fit:
         """Collect what the members ask of their lanes."""
         configs, device = self._configs(), self.setup.device
         self.lanes = []
-        for engine, (a, b, stacks) in zip(self.engines, self.views, strict=False):
+        for a, b, stacks in self.views:
             train = [config.train for config in configs[a:b]]
             smoothing_K = torch.tensor([t.label_smoothing for t in train], device=device)
             decays = [config.keep.ema or 1.0 for config in configs[a:b]]
@@ -252,7 +250,7 @@ class Fit:
                     a,
                     self.slots[a:b],
                     stacks,
-                    engine,
+                    self.engine,
                     self.state.optimiser,
                     Restraints.of(train, device),
                     (ema, rate_K1) if ema else None,

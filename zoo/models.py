@@ -90,7 +90,7 @@ def build(
     builder = _find(name)
     chosen = signature.bind(_read(builder, name), given, name)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds all devices, slowly
         try:
             module = builder(shape, outputs, **chosen)
         except ConfigError:

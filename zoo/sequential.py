@@ -1,8 +1,8 @@
 """One member after another: ordinary modules, ordinary autograd."""
 
 import copy
-from collections import deque
 from collections.abc import Iterable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class Sequential:
     """One member after another, each an ordinary module whose weights are rows of the stack."""
 
     name: EngineName = "sequential"
+    records = False
     probe = 2  # the others take as long each
 
     def __init__(
@@ -35,8 +36,8 @@ class Sequential:
         self.objective = objective
         self.precision = precision
         self.random: bool | None = None  # whether the module draws random numbers; not known yet
-        self.shares_generator = False  # whether it draws from PyTorch's one generator
-        self.bound: deque[tuple[Stack, list[nn.Module]]] = deque(maxlen=4)
+        self.shares_generator = False
+        self.bound: WeakKeyDictionary[Stack, list[nn.Module]] = WeakKeyDictionary()
 
     def step(
         self, stack: Stack, x_KN: Tensor, y_KN: Tensor, seed_K: Tensor, knobs: Knobs
@@ -116,11 +117,9 @@ class Sequential:
 
     def _bind(self, stack: Stack) -> list[nn.Module]:
         """Return K modules that live in the rows of the stack."""
-        for bound, members in self.bound:
-            if bound is stack:
-                return members
-        members = [self._member(stack, k) for k in range(len(stack))]
-        self.bound.append((stack, members))
+        members = self.bound.get(stack)
+        if members is None:
+            members = self.bound[stack] = [self._member(stack, k) for k in range(len(stack))]
         return members
 
     def _member(self, stack: Stack, k: int) -> nn.Module:

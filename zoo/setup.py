@@ -46,6 +46,7 @@ class Setup:
         )
         self.batch_size = batch_size(self.config, data)
         self.example = self.build(member)
+        self.engines: dict[EngineName, Engine] = {}
 
     def build(self, member: Member) -> nn.Module:
         """Build a member as it is before training."""
@@ -57,9 +58,11 @@ class Setup:
         return module.to(self.device)
 
     def engine(self, name: EngineName) -> Engine:
-        """Return a new engine; each lane has its own."""
-        kind = Stacked if name == "stacked" else Sequential
-        return kind(self.example, self.objective, self.config.train.precision)
+        """Return the engine of that name; all lanes share it, and what it has recorded."""
+        if name not in self.engines:
+            kind = Stacked if name == "stacked" else Sequential
+            self.engines[name] = kind(self.example, self.objective, self.config.train.precision)
+        return self.engines[name]
 
     @torch.no_grad()
     def choose(
@@ -76,7 +79,7 @@ class Setup:
         with self.own_randomness():
             count = len(members) if width else min(len(members), self._room(members[0]))
             race = self._race(members[:count])
-            return choose(race, {name: partial(self.engine, name) for name in names})
+            return choose(race, {name: self.engine(name) for name in names})
 
     @property
     def augment(self) -> Callable[[Tensor, Tensor], Tensor] | None:

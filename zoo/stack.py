@@ -18,9 +18,9 @@ from torch import Tensor, nn
 LINE = 16  # float32 numbers in a cache line of 64 bytes, the widest vector there is
 
 
-@dataclass
+@dataclass(eq=False)
 class Stack:
-    """The values of K members.
+    """The values of K members; two stacks are equal where they are the same.
 
     Attributes:
         flat_KP: float (K, P), every parameter of every member, and zeros up to whole lines.

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import torch
@@ -22,12 +23,16 @@ from zoo.objective import Objective
 from zoo.stack import Stack, flat
 from zoo.tape import record
 
+Program = Callable[..., list[Tensor]]
+
 
 class Stacked:
     """All members in one program: ``vmap`` and autograd, recorded and replayed."""
 
     name: EngineName = "stacked"
+    records = True
     probe = 1_000_000
+    shares_generator = False
 
     def __init__(
         self, module: nn.Module, objective: Objective, precision: Precision = "float32"
@@ -37,19 +42,21 @@ class Stacked:
         self.normalising = for_statistics(copy.deepcopy(module))
         self.objective = objective
         self.precision = precision
-        self.programs: dict[Any, Callable[..., list[Tensor]]] = {}
+        self.programs: dict[Any, Program] = {}
+        self.recording = Lock()
 
     def step(
         self, stack: Stack, x_KN: Tensor, y_KN: Tensor, seed_K: Tensor, knobs: Knobs
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run one training batch per member (see :class:`~zoo.engines.Engine`)."""
         batch = [*knobs.values(), x_KN, y_KN]
-        key = ("step", len(stack), x_KN.shape, *knobs)
-        if key not in self.programs:
+
+        def recorded() -> Program:
             examples = [*stack.params.values(), *(b.clone() for b in stack.buffers.values())]
-            step = self._step(stack, list(knobs))
-            self.programs[key] = record(step, [*examples, *batch], seed_K)
-        loss_K, score_K, gradient_KP = self.programs[key](
+            return record(self._step(stack, list(knobs)), [*examples, *batch], seed_K)
+
+        program = self._program(("step", len(stack), x_KN.shape, *knobs), recorded)
+        loss_K, score_K, gradient_KP = program(
             *stack.params.values(), *stack.buffers.values(), *batch, seed_K
         )
         return loss_K, score_K, gradient_KP
@@ -91,21 +98,30 @@ class Stacked:
         """Run ``after(outputs, *rows[1:])`` for every member on the same rows, in one program."""
         values = [*stack.params.values(), *stack.buffers.values()]
         seed_K = torch.zeros(len(stack), dtype=torch.int64, device=rows[0].device)
-        key = (what, len(stack), rows[0].shape)
-        if key not in self.programs:
+
+        def recorded() -> Program:
             module = self.normalising if what == "normalise" else self.evaluating
             call = self._call(stack, module)
-            count = len(stack.params)
+            count, width = len(stack.params), len(values)
 
             def member(params: Any, buffers: Any, x_N: Tensor, *rest: Tensor) -> Any:
                 return after(call(params, buffers, x_N), *rest)
 
             every = vmap(member, in_dims=(0, 0, *(None for _ in rows)))
-            width = len(values)
-            self.programs[key] = record(
+            return record(
                 lambda *v: every(v[:count], v[count:width], *v[width:]), [*values, *rows], seed_K
             )
-        return self.programs[key](*values, *rows, seed_K)
+
+        program = self._program((what, len(stack), rows[0].shape), recorded)
+        return program(*values, *rows, seed_K)
+
+    def _program(self, key: Any, recorded: Callable[[], Program]) -> Program:
+        """Return the program for a key; it is recorded once, whichever thread needs it first."""
+        if key not in self.programs:
+            with self.recording:
+                if key not in self.programs:
+                    self.programs[key] = recorded()
+        return self.programs[key]
 
     def _step(self, stack: Stack, knobs: list[str]) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
         """Return the function of flat tensors that one training step computes."""

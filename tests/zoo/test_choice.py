@@ -39,15 +39,15 @@ def race(modules, x_KN, y_KN, **knobs):
     return Race(stack(modules), x_KN, y_KN, knobs)
 
 
-def makers(module, task="classification", names=("stacked", "sequential")):
-    return {name: lambda kind=KINDS[name]: kind(module, objective(task)) for name in names}
+def engines(module, task="classification", names=("stacked", "sequential")):
+    return {name: KINDS[name](module, objective(task)) for name in names}
 
 
 @pytest.mark.parametrize("case", ["mlp batch norm", "cnn"])
 def test_choosing_leaves_the_members_as_they_are_and_names_both_times(case):
     modules, x_KN, y_KN, task = prepared(case)
     begun = race(modules, x_KN, y_KN)
-    chosen = choose(begun, makers(modules[0], task))
+    chosen = choose(begun, engines(modules[0], task))
     assert chosen.engine in KINDS
     how = described(chosen, torch.device("cpu"))
     assert chosen.reason.startswith(f"{how} (a step of {MEMBERS} members: stacked ")
@@ -64,7 +64,7 @@ def test_lanes_and_threads_leave_the_members_as_they_are_too(names):
     modules, x_KN, y_KN, task = prepared("mlp batch norm")
     begun = race(modules, x_KN, y_KN)
     before = {name: row.clone() for name, row in begun.stack.rows().items()}
-    chosen = choose(begun, makers(modules[0], task, names))
+    chosen = choose(begun, engines(modules[0], task, names))
     assert chosen.engine in names
     assert (chosen.lanes, chosen.threads) in {(1, 1), (1, 2), (2, 1)}
     for name, row in begun.stack.rows().items():
@@ -76,13 +76,13 @@ def test_what_the_loss_takes_besides_is_raced_too(knobs):
     modules, x_KN, y_KN, task = prepared("mlp")
     knobs = {name: torch.full((MEMBERS,), value) for name, value in knobs.items()}
     knobs |= {"mate_N": y_KN.flip(1)} if "mix" in knobs else {}
-    assert choose(race(modules, x_KN, y_KN, **knobs), makers(modules[0], task)).engine in KINDS
+    assert choose(race(modules, x_KN, y_KN, **knobs), engines(modules[0], task)).engine in KINDS
 
 
 @pytest.mark.parametrize("kind", IMPOSSIBLE)
 def test_a_module_that_cannot_be_stacked_falls_back_and_the_reason_says_why(kind):
     modules, x_KN, y_KN = custom(kind)
-    chosen = choose(race(modules, x_KN, y_KN), makers(modules[0]))
+    chosen = choose(race(modules, x_KN, y_KN), engines(modules[0]))
     assert chosen.engine == "sequential"
     assert "(a step of 3 members: stacked impossible: " in chosen.reason
     assert "\n" not in chosen.reason
@@ -106,8 +106,8 @@ class Forgetful(Stacked):
 @pytest.mark.parametrize("kind", [Unfaithful, Forgetful])
 def test_an_engine_that_computes_something_else_is_left_out_and_the_reason_says_so(kind):
     modules, x_KN, y_KN, task = prepared("mlp batch norm")
-    make = {**makers(modules[0], task), "stacked": lambda: kind(modules[0], objective(task))}
-    chosen = choose(race(modules, x_KN, y_KN), make)
+    both = {**engines(modules[0], task), "stacked": kind(modules[0], objective(task))}
+    chosen = choose(race(modules, x_KN, y_KN), both)
     assert chosen.engine == "sequential"
     assert "stacked left out: it does not compute what the plain module computes" in chosen.reason
 
@@ -119,13 +119,13 @@ def test_a_model_that_works_in_no_engine_raises_its_own_error():
 
     modules, x_KN, y_KN = custom(Broken)
     with pytest.raises(RuntimeError, match="broken by design"):
-        choose(race(modules, x_KN, y_KN), makers(modules[0]))
+        choose(race(modules, x_KN, y_KN), engines(modules[0]))
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_one_engine_asked_for_is_taken(name):
     modules, x_KN, y_KN, task = prepared("mlp")
-    chosen = choose(race(modules, x_KN, y_KN), makers(modules[0], task, [name]))
+    chosen = choose(race(modules, x_KN, y_KN), engines(modules[0], task, [name]))
     assert chosen.engine == name
     assert chosen.reason.startswith(f"{name} engine, 1 thread (a step of {MEMBERS} members: {name}")
 
@@ -133,7 +133,7 @@ def test_the_one_engine_asked_for_is_taken(name):
 def test_the_one_engine_asked_for_raises_what_it_cannot_do():
     modules, x_KN, y_KN = custom(IMPOSSIBLE[0])
     with pytest.raises(RuntimeError):
-        choose(race(modules, x_KN, y_KN), makers(modules[0], names=["stacked"]))
+        choose(race(modules, x_KN, y_KN), engines(modules[0], names=["stacked"]))
 
 
 def test_the_faster_engine_is_taken():
@@ -144,8 +144,8 @@ def test_the_faster_engine_is_taken():
             return super().step(*args)
 
     modules, x_KN, y_KN, task = prepared("mlp")
-    make = {**makers(modules[0], task), "stacked": lambda: Slow(modules[0], objective(task))}
-    assert choose(race(modules, x_KN, y_KN), make).engine == "sequential"
+    both = {**engines(modules[0], task), "stacked": Slow(modules[0], objective(task))}
+    assert choose(race(modules, x_KN, y_KN), both).engine == "sequential"
 
 
 class Drawing(Custom):
@@ -161,7 +161,7 @@ def test_modules_that_share_one_generator_are_not_trained_in_lanes(monkeypatch):
     start = zoo_choice._race
     monkeypatch.setattr(zoo_choice, "_race", lambda t: (raced.extend(t), start(t)))
     modules, x_KN, y_KN = custom(Drawing)
-    chosen = choose(race(modules, x_KN, y_KN), makers(modules[0]))
+    chosen = choose(race(modules, x_KN, y_KN), engines(modules[0]))
     assert (chosen.engine, chosen.lanes) == ("sequential", 1)
     assert {timer.lanes for timer in raced} == {1}
 
@@ -175,10 +175,10 @@ def test_a_wide_stack_is_taken_unless_it_is_slower_per_member(slower, width, mon
 
         def __init__(self, *args):
             super().__init__(*args)
-            self.count = len(args[4].stack) / self.scale
+            self.count = len(args[3].stack) / self.scale
 
     monkeypatch.setattr(zoo_choice, "_Timer", Timed)
-    chosen = choose(race(modules, x_KN, y_KN), makers(modules[0], task, ["stacked"]))
+    chosen = choose(race(modules, x_KN, y_KN), engines(modules[0], task, ["stacked"]))
     assert chosen.width == width
 
 

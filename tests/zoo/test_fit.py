@@ -213,3 +213,19 @@ def test_at_most_width_members_train_at_once_and_in_the_order_given():
         [("m3", 2)],
         [("m3", 3)],
     ]
+
+
+@pytest.mark.parametrize(
+    ("engine", "widths"), [("stacked", [4, 4, 2, 1, 1]), ("sequential", [4, 3, 2, 1, 1])]
+)
+def test_empty_slots_are_given_up_at_once_or_where_that_is_another_program_half_of_them(
+    engine, widths
+):
+    crowd = members(*[settings(train={"epochs": e}, stop={"patience": 9}) for e in (1, 2, 3, 5)])
+    fit = Fit(crowd, data("iris"), engine=engine, device="cpu")
+    seen = []
+    training = iter(fit)
+    while any(fit.slots):
+        seen.append(len(fit.slots))
+        next(training)
+    assert seen == widths

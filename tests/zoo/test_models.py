@@ -20,7 +20,7 @@ from zoo.objective import objective
 from zoo.sections import DataConfig
 from zoo.sequential import Sequential
 from zoo.settings import parse_value
-from zoo.stack import stack
+from zoo.stack import flat, stack
 from zoo.stacked import Stacked
 
 
@@ -280,7 +280,7 @@ def test_engines_agree_with_each_other_and_without_dropout_with_a_plain_loop(
             loss = F.cross_entropy(module.train()(x_KN[k]), y_KN[k])
             loss.backward()
             weights_first = sorted(module.parameters(), key=lambda p: p.ndim < 2)
-            gradient_P = torch.cat([p.grad.reshape(-1) for p in weights_first])
+            gradient_P = flat(p.grad for p in weights_first)
             torch.testing.assert_close((one[0][k], one[1][k]), (loss.detach(), gradient_P), **close)
 
 
