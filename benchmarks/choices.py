@@ -30,6 +30,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
     cores = torch.get_num_threads()
+    ways = [
+        (engine, lanes, threads)
+        for engine in ENGINES
+        for lanes, threads in dict.fromkeys([(1, 1), (1, cores), (cores, 1)])
+    ]
     lines = []
     for name in CASES:
         data = data_of(name)
@@ -41,11 +46,6 @@ def main() -> None:
             choice = Fit(members, data, device="cpu").choice
             seconds.append(time.perf_counter() - start)
             taken[choice.engine, choice.lanes, choice.threads] += 1
-        ways = [
-            (engine, lanes, threads)
-            for engine in ENGINES
-            for lanes, threads in dict.fromkeys([(1, 1), (1, cores), (cores, 1)])
-        ]
         trainings = {
             way: iter(Fit(members, data, choice=Choice(*way, len(members)), device="cpu"))
             for way in ways
@@ -54,22 +54,22 @@ def main() -> None:
             next(training)  # records
         epochs = {way: partial(next, training) for way, training in trainings.items()}
         least, _ = in_turns(epochs, min(asked.rounds, CASES[name].epochs - 1))
-        best = min(least, key=least.__getitem__)
-        for way, count in taken.most_common():
-            lines.append(
-                [
-                    name,
-                    described(Choice(*way, 0), torch.device("cpu")),
-                    f"{count} of {asked.races}",
-                    f"{least[way] * 1e3:.0f}",
-                    described(Choice(*best, 0), torch.device("cpu")),
-                    f"{least[best] * 1e3:.0f}",
-                    f"{least[way] / least[best] - 1:+.0%}",
-                    f"{min(seconds):.2f}",
-                ]
-            )
-    headers = ["model", "taken", "races", "epoch, ms", "best", "epoch, ms", "regret", "race, s"]
+        spent = sum(count * least[way] for way, count in taken.items()) / asked.races
+        lines.append(
+            [
+                name,
+                *(f"{least[way] * 1e3:.0f}" for way in ways),
+                ", ".join(f"{count} x {_short(way)}" for way, count in taken.most_common()),
+                f"{spent / min(least.values()) - 1:+.0%}",
+                f"{min(seconds):.2f}",
+            ]
+        )
+    headers = ["epoch, ms", *map(_short, ways), "taken", "regret", "race, s"]
     print(tabulate(lines, headers, tablefmt="github", disable_numparse=True))
+
+
+def _short(way: tuple[EngineName, int, int]) -> str:
+    return described(Choice(*way, 0), torch.device("cpu")).replace(" engine", "")
 
 
 if __name__ == "__main__":

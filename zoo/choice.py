@@ -24,7 +24,8 @@ RACE_WIDTH = 16  # members in the first race
 WIDER = 1.05  # a wider stack may be this much slower per member: it is refilled less often
 MARGIN = 1.2  # by which threads inside operations must be faster than none
 ROUND_S = 0.002  # of steps, each time that a contender is timed
-RACE_S = 0.1  # for timing all contenders, at least one round
+ROUNDS = 3  # at least, of timing all contenders
+RACE_S = 0.1  # of timing, at least
 HOPELESS = 1.5  # times slower than the best: timed no further
 Engines = Mapping[EngineName, Engine]
 
@@ -224,9 +225,9 @@ def _step(entry: tuple[Engine, Race]) -> None:
 
 def _race(timers: Sequence[_Timer]) -> None:
     """Measure all in turns, so that a stall of the machine hits them alike; drop the hopeless."""
-    alive, spent = list(timers), 0.0
-    while spent < RACE_S:
-        spent += sum(timer.measure() for timer in alive)
+    alive, spent, rounds = list(timers), 0.0, 0
+    while spent < RACE_S or rounds < ROUNDS:
+        spent, rounds = spent + sum(timer.measure() for timer in alive), rounds + 1
         best = min(timer.seconds for timer in alive)
         alive = [timer for timer in alive if timer.seconds < HOPELESS * best]
 
