@@ -12,18 +12,27 @@ from zoo import commands as making
 from zoo.errors import ZooError
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; whatever ends at Ctrl-C ends at it too."""
+
+
+def _terminate(*_: Any) -> None:
+    raise Terminated
+
+
 class Commands(click.Group):
     """Turns the expected errors of both packages into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; SIGTERM ends it as Ctrl-C does."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, _terminate)
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             click.echo("Error: interrupted", err=True)
-            ctx.exit(130)
+            came = signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT
+            ctx.exit(128 + came)
         except (ZooError, EnsembleError) as error:
             click.echo(f"Error: {' '.join(str(error).split())}", err=True)
             ctx.exit(error.exit_code)

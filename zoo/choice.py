@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from zoo.engines import Engine, EngineName, Knobs
+from zoo.memory import is_exhausted
 from zoo.stack import Stack
 
 RACE_WIDTH = 16  # members in the first race
@@ -144,6 +145,8 @@ def _agree(race: Race, engines: Engines) -> dict[EngineName, str]:
         try:
             results = _trial(engines[name], race)
         except Exception as error:  # a user's module may raise anything
+            if is_exhausted(error):
+                raise
             fault = str(error).strip().splitlines() or [repr(error)]
             facts[name] = f"impossible: {fault[0]}"
             continue
@@ -154,11 +157,12 @@ def _agree(race: Race, engines: Engines) -> dict[EngineName, str]:
 
 
 def _trial(engine: Engine, race: Race) -> list[Tensor]:
-    """Return losses, gradients and buffers after a step on a copy of the members."""
+    """Return losses, gradients and buffers after a step on a copy, and losses in evaluation."""
     members = race.stack.take(range(len(race.stack)))
     seed_K = torch.arange(len(members), device=race.x_KN.device)
     loss_K, _, gradient_KP = engine.step(members, race.x_KN, race.y_KN, seed_K, race.knobs)
-    return [loss_K, gradient_KP, *members.buffers.values()]
+    val_K, _ = engine.evaluate(members, race.x_KN[0], race.y_KN[0])
+    return [loss_K, gradient_KP, val_K, *members.buffers.values()]
 
 
 def _close(ours: Tensor, theirs: Tensor) -> bool:

@@ -150,6 +150,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "keep": KeepConfig,
     "augment": AugmentConfig,
 }
+NAMING = {"data": "ref", "model": "name", "optim": "name", "schedule": "name"}
 OPTIMISERS: dict[str, type[BaseModel]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
 
@@ -204,6 +205,8 @@ def _explain(detail: Any) -> str:
             return f"{key}: is required"
         case "union_tag_invalid":
             return f"{key}.name: no such optimiser{nearest(detail['ctx']['tag'], OPTIMISERS)}"
+        case "dict_type" if key in NAMING:
+            return f"{key}: is a table; did you mean {key}.{NAMING[key]}={detail['input']}?"
         case "value_error":
             return f"{key}: {detail['ctx']['error']}"
         case _:

@@ -121,10 +121,11 @@ def verdict(
     >>> verdict(rows[:12]).kind, verdict(rows[:9]).kind
     ('still-improving', 'too-short')
     """
-    rows = [row for row in history if all(finite(row[key]) is not None for key in LOSSES)]
+    since = [row for row in history if row["epoch"]]  # epoch 0 is what a run started from
+    rows = [row for row in since if all(finite(row[key]) is not None for key in LOSSES)]
     # Training ends with the first epoch whose loss is no number; elsewhere it was not measured.
-    if history and rows == list(history[:-1]):
-        return _say("nan", best_epoch, epochs=len(rows), last=history[-1]["epoch"])
+    if since and rows == since[:-1]:
+        return _say("nan", best_epoch, epochs=len(rows), last=since[-1]["epoch"])
     if len(rows) < MIN_EPOCHS:
         return _say("short", best_epoch, epochs=len(rows), needed=MIN_EPOCHS)
     epochs = [int(row["epoch"]) for row in rows]

@@ -3,7 +3,7 @@
 Every member has its own epoch counter, data order, hyper-parameters and early stopping.  A member
 that stops gives its slot to the next one waiting, so the cost follows the epochs that are needed
 and not the slowest member.  What a member becomes is a function of its settings and its seed: it
-does not depend on who trains beside it.
+does not depend on who trains beside it, but for the last bits of sums, which are each width's own.
 
 The stack is one; its rows are shared out to lanes, threads that train one epoch each without a word
 to the others.
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from threading import Event
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from zoo.choice import Choice, bounds, threads
 from zoo.config import RunConfig
 from zoo.data import Data
 from zoo.engines import EngineName
+from zoo.errors import MismatchError
 from zoo.gradient import Restraints
 from zoo.judging import begin, epoch_of, finish, judge, keep, seen_as
 from zoo.lane import Lane
@@ -66,6 +68,7 @@ class Fit:
         self.setup = Setup(members[0], data, device)
         choice = choice or self.setup.choose(engine, members[: width or WIDTH], width)
         self.choice = choice
+        self.halt = Event()
         self.engine = self.setup.engine(choice.engine)
         self.waiting = deque(members)
         count = min(width or choice.width, len(members))
@@ -126,8 +129,8 @@ class Fit:
         fit.waiting = waiting
         fit.slots = slots
         fit._assemble()
-        for name, row in fit.state.rows().items() if tensors else ():
-            row[kept] = tensors[name][kept].to(row.device)
+        if tensors:
+            _put_back(fit.state.rows(), tensors, kept)
         for k, (told, slot) in enumerate(zip(note["slots"], slots, strict=True)):
             if slot and k in kept:
                 prefixes = [f"top.{k}.{i}." for i in range(len(told["top"]))]
@@ -148,7 +151,10 @@ class Fit:
         epochs = [slot.epoch if slot else 0 for slot in self.slots]
         for average in self.state.running.values():
             average.after_epoch(self.state.stack, epochs, configs)
-        measured = self._each(pool, lambda lane: lane.measure(setup.val, setup.train.x))
+        begun = [name for name, a in self.state.running.items() if a.count_K.any()]
+        measured = self._each(
+            pool, lambda lane: lane.measure(setup.val, setup.train.x, ["weights", *begun])
+        )
         train_3K = self._reported([totals_3K for totals_3K, _ in trained])
         rates = [rate for _, lane_rates in trained for rate in lane_rates]
         val_2K = {name: self._reported([lane[name] for lane in measured]) for name in measured[0]}
@@ -158,7 +164,9 @@ class Fit:
             if slot is None:
                 continue
             val = {
-                name: (float(loss[k]), float(metric[k])) for name, (loss, metric) in val_2K.items()
+                name: (float(loss[k]), float(metric[k]))
+                for name, (loss, metric) in val_2K.items()
+                if name == "weights" or self.state.running[name].count_K[k]
             }
             epoch = epoch_of(slot, rates[k], train_3K[:, k].tolist(), val)
             happened.epochs.append(epoch)
@@ -182,7 +190,11 @@ class Fit:
         """Do the work of every lane; a single one does it here, with threads of its own inside."""
         if len(self.lanes) == 1:
             return [work(self.lanes[0])]
-        return list(pool.map(work, self.lanes))
+        try:
+            return list(pool.map(work, self.lanes))
+        except BaseException:
+            self.halt.set()  # the others would go on to the end of their epoch
+            raise
 
     def _reported(self, parts: Sequence[Tensor]) -> Tensor:
         """Join what lanes measured, losses and scores first; return losses and metrics."""
@@ -256,12 +268,32 @@ class Fit:
                     (ema, rate_K1) if ema else None,
                     smoothing_K if self.setup.config.train.label_smoothing else None,
                     self.setup.augment,
+                    self.halt,
                 )
             )
 
     def _configs(self) -> list[RunConfig]:
         """Return the settings of every slot; those of an empty one have no meaning."""
         return [slot.member.config if slot else self.setup.config for slot in self.slots]
+
+
+def _put_back(
+    rows: Mapping[str, Tensor], tensors: Mapping[str, Tensor], members: Sequence[int]
+) -> None:
+    """Overwrite the given members by what was saved of them.
+
+    Raises:
+        MismatchError: where it is of another model: code may have changed meanwhile.
+    """
+    for name, row in rows.items():
+        if name not in tensors or tensors[name].shape != row.shape:
+            raise MismatchError(
+                f"a state goes on in the model it was saved of, however that model has changed: "
+                f"{name!r} is {tuple(row.shape)} and was "
+                f"{tuple(tensors[name].shape) if name in tensors else 'not there'}"
+            )
+    for name, row in rows.items():
+        row[members] = tensors[name][members].to(row.device)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Stopping a training in an orderly way at Ctrl-C or SIGTERM."""
 
+import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -18,9 +19,9 @@ class Stop:
         signal: the number of the signal that came, or None.
     """
 
-    def __init__(self, tell: Callable[[], None]) -> None:
-        """``tell`` is called when the signal comes."""
-        self.tell = tell
+    def __init__(self, notice: str) -> None:
+        """``notice`` is written to standard error when the signal comes."""
+        self.notice = notice
         self.signal: int | None = None
         self.former: dict[int, Any] = {}
 
@@ -42,4 +43,5 @@ class Stop:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        self.tell()
+        # Whatever Python would write with may be in use at this very moment.
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{self.notice}\n".encode())

@@ -52,9 +52,11 @@ class Journal:
         if named.intersection(self.started) or time.monotonic() - self.flushed > FLUSH_S:
             self.flush()
         for key, kept in happened.kept:
-            self._keep(key, kept)
+            if key not in self.ended:
+                self._keep_or_fail(key, kept)
         for end in happened.finished:
-            self._publish(end)
+            if end.key not in self.ended:
+                self._publish(end)
 
     def flush(self) -> None:
         """Write what has been noted."""
@@ -91,10 +93,9 @@ class Journal:
         history = [row for row in self.rows if row["run_id"] == end.key]
         self.rows = [row for row in self.rows if row["run_id"] != end.key]
         if end.state is None or end.best is None:
-            fault = "the loss was not finite in the first epoch; try a smaller optim.lr"
             self.registry.record(history)
             self.registry.finish(
-                end.key, end.status, error=fault, epochs=end.epochs, seconds=end.seconds
+                end.key, end.status, error=end.fault, epochs=end.epochs, seconds=end.seconds
             )
             return
         try:
@@ -114,6 +115,12 @@ class Journal:
         except ZooError as error:  # such as a full disk: the others may still find room
             self.registry.record(history)
             self.registry.finish(end.key, "failed", error=str(error))
+
+    def _keep_or_fail(self, key: str, kept: Kept) -> None:
+        try:
+            self._keep(key, kept)
+        except ZooError as error:  # such as a full disk: the others may still find room
+            self.fail([key], str(error))
 
     def _keep(self, key: str, kept: Kept) -> None:
         self.registry.keep(

@@ -1,5 +1,6 @@
 """Which epoch of a member is its best, when it ends, and which weights are kept of it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -15,6 +16,8 @@ from zoo.stack import Stack
 from zoo.state import TrainState
 from zoo.stopping import Seen
 
+WORSE = "stop.divergence was passed before any epoch could be the best"
+NOT_FINITE = "the loss was not finite before any epoch could be the best; try a smaller optim.lr"
 T = TypeVar("T", Tensor, float)
 Figures = Mapping[Source, Tensor]  # (2, K), loss and metric of the weights and of their averages
 
@@ -46,11 +49,11 @@ def judge(
     Args:
         state: the members; its best weights are updated.
         configs: their settings.
-        val_2K: validation figures, on the CPU.
+        val_2K: validation figures, on the CPU; the weights' own first.
         finite_K: bool (K,), whose own figures are all finite.
     """
     names = list(val_2K)
-    begun = [average.count_K > 0 for average in state.running.values()]
+    begun = [state.running[name].count_K > 0 for name in names if name != "weights"]
     usable_AK = finite_K & torch.stack([finite_K, *begun])
     seen: list[Seen] = []
     source_K = torch.zeros(len(state), dtype=torch.int64)
@@ -63,7 +66,10 @@ def judge(
     for index, name in enumerate(names):
         better = (seen[0].improved & (source_K == index)).nonzero()[:, 0].tolist()
         state.improve(better, name)
-    stops = torch.stack([said.stop for said in seen])
+    first = state.stopping[0]
+    # Nobody waits longer than the monitor that decides, which must have had a best to keep.
+    counts_K = first.epoch >= first.settings["start_from_epoch"]
+    stops = torch.stack([said.stop for said in seen]) & counts_K
     all_K = torch.tensor([config.stop.when == "all" for config in configs])
     strict_K = torch.tensor([config.stop.check_finite for config in configs])
     lost_K = torch.stack([said.diverged for said in seen]).any(0)
@@ -124,40 +130,52 @@ def keep(state: TrainState, k: int, slot: Slot, epoch: Epoch, source: Source) ->
     """Remember the epoch where it is among the best; return the weights to be kept now."""
     asked, stop = slot.member.config.keep, slot.member.config.stop
     if asked.top > 1 and slot.epoch >= stop.start_from_epoch:
-        shown = Kept("top", seen_as(epoch, source), weights(state.source(source), k))
-        sign = 1 if stop.direction == "min" else -1
-        ranked = sorted(
-            [*slot.top, shown],
-            key=lambda kept: sign * _watched(stop, kept.epoch.val_loss, kept.epoch.val_metric),
-        )
-        slot.top = ranked[: asked.top]
+        shown = seen_as(epoch, source)
+
+        def rank(epoch: Epoch) -> float:
+            sign = 1 if stop.direction == "min" else -1
+            return sign * _watched(stop, epoch.val_loss, epoch.val_metric)
+
+        if len(slot.top) < asked.top or rank(shown) < rank(slot.top[-1].epoch):
+            fresh = Kept("top", shown, weights(state.source(source), k))
+            ranked = sorted([*slot.top, fresh], key=lambda kept: rank(kept.epoch))
+            slot.top = ranked[: asked.top]
     if asked.every and slot.epoch % asked.every == 0:
         return [Kept("epoch", epoch, weights(state.stack, k))]
     return []
 
 
 def finish(state: TrainState, k: int, slot: Slot, epoch: Epoch, *, diverged: bool) -> Finished:
-    """Return what is left of a member at its end; ``epoch`` is its last."""
+    """Return what is left of a member at its end; ``epoch`` is its last.
+
+    A member without a best epoch has diverged, whatever its settings tolerate.
+    """
     best, asked = slot.best, slot.member.config.keep
     others = [kept for kept in slot.top if best and kept.epoch.epoch != best.epoch]
     kept = others[: asked.top - 1]
     if best and state.best_optimiser:
         rows = {name: row[k].clone().cpu() for name, row in state.best_optimiser.items()}
         kept.append(Kept("optimiser", best, rows))
-    if asked.last and not diverged:
+    if asked.last and not diverged and _finite(epoch):
         kept.append(Kept("last", epoch, weights(state.stack, k)))
     for name, average in state.running.items():
-        if average.count_K[k] and not diverged:
+        if name in epoch.averages and not diverged and _finite(seen_as(epoch, name)):
             kept.append(Kept(name, seen_as(epoch, name), weights(average.stack, k)))
     return Finished(
         slot.member.key,
-        "diverged" if diverged else "finished",
+        "finished" if best and not diverged else "diverged",
         best,
         weights(state.best, k) if best else None,
         kept,
         slot.epoch,
         slot.seconds,
+        "" if best else WORSE if _finite(epoch) else NOT_FINITE,
     )
+
+
+def _finite(epoch: Epoch) -> bool:
+    """Tell whether weights whose figures these are can be sound."""
+    return math.isfinite(epoch.train_loss) and math.isfinite(epoch.val_loss)
 
 
 def weights(members: Stack, k: int) -> dict[str, Tensor]:

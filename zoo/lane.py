@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Event
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Lane:
         ema: their exponential average, where there is one, and 1 - its decay, (k, 1).
         smoothing_K: label smoothing, where anyone asks for it.
         augment: changes a batch (k, N, *shape) by seeds (k,), where that is asked for.
+        halt: is set where training ends at once: what the lane has done is not wanted any more.
     """
 
     start: int
@@ -37,6 +39,7 @@ class Lane:
     ema: tuple[Running, Tensor] | None
     smoothing_K: Tensor | None
     augment: Callable[[Tensor, Tensor], Tensor] | None
+    halt: Event
 
     @property
     def stack(self) -> Stack:
@@ -63,6 +66,8 @@ class Lane:
         rates = factors(self.slots, 0, steps)
         varying = any(slot and slot.varying for slot in self.slots)
         for step in range(steps):
+            if self.halt.is_set():
+                break
             index_KN = order_KN[:, step * batch_size : min((step + 1) * batch_size, used)]
             mix_K = None if mix is None else mix[step]
             x_KN, y_KN, knobs = self._batch(train, index_KN, seed_K + step * accumulate, mix_K)
@@ -81,10 +86,11 @@ class Lane:
         return totals_3K, rates
 
     @torch.no_grad()
-    def measure(self, val: Part, train_x: Tensor) -> dict[Source, Tensor]:
-        """Return validation loss and score (2, k) of the members and of their averages."""
+    def measure(self, val: Part, train_x: Tensor, names: Sequence[Source]) -> dict[Source, Tensor]:
+        """Return validation loss and score (2, k) of the members and averages of these names."""
         measured: dict[Source, Tensor] = {}
-        for name, members in self.stacks.items():
+        for name in names:
+            members = self.stacks[name]
             if name != "weights":
                 self.engine.normalise(members, train_x)
             measured[name] = torch.stack(self.engine.evaluate(members, val.x, val.y))

@@ -38,14 +38,18 @@ def most_members(bytes_each: int, device: torch.device) -> int:
 def available(device: torch.device) -> int:
     """Return the bytes that are free on a device; on a CPU, within the limits of a container."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     free = [1 << 62]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
         limit = (CGROUP / "memory.max").read_text().strip()
         if limit != "max":
-            free.append(int(limit) - int((CGROUP / "memory.current").read_text()))
+            told = dict(map(str.split, (CGROUP / "memory.stat").read_text().splitlines()))
+            used = int((CGROUP / "memory.current").read_text())
+            # Pages of files that nobody has used lately are given back when they are needed.
+            free.append(int(limit) - used + int(told.get("inactive_file", 0)))
     except (OSError, ValueError):  # another system: what could be read stands
         pass
     return max(0, min(free))

@@ -111,10 +111,10 @@ def build(
 
 
 def check_outputs(module: nn.Module, shape: tuple[int, ...], outputs: int) -> None:
-    """Check that a module can be trained: two rows are computed, on a copy in evaluation mode.
+    """Check that a module can be trained: two rows are computed, on a copy, in both modes.
 
     Raises:
-        ConfigError: where it has nothing to train, cannot be copied or run, or does not map
+        ConfigError: where it has nothing to train, cannot be copied, stored or run, or does not map
             (N, *shape) to float outputs (N, outputs) that depend on its parameters.
 
     >>> check_outputs(nn.Linear(4, 3), (4,), 2)
@@ -132,22 +132,41 @@ def check_outputs(module: nn.Module, shape: tuple[int, ...], outputs: int) -> No
     for name, dtype in trained.items():
         if dtype != torch.float32:
             raise ConfigError(f"model: is trained in float32, however {name!r} is {dtype}")
-    x_N = torch.zeros(2, *shape, device=next(module.parameters()).device)
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ConfigError(
+                f"model: its state must be tensors, however {name!r} is a {type(value).__name__}"
+            )
+        if not value.isfinite().all():
+            raise ConfigError(
+                f"model: what is stored must be finite, however {name!r} is not; register it with "
+                "persistent=False"
+            )
     try:
-        replica = copy.deepcopy(module).eval()
+        replica = copy.deepcopy(module)
     except Exception as error:
         raise ConfigError(
             f"model: must allow copy.deepcopy, however it raised {usercode.explain(error)}"
         ) from error
+    x_N = torch.zeros(2, *shape, device=next(module.parameters()).device)
+    for mode in (False, True):
+        _check_mode(replica.train(mode), x_N, outputs)
+
+
+def _check_mode(module: nn.Module, x_N: Tensor, outputs: int) -> None:
+    """Check what a module computes of two rows, and that gradients come back in training."""
+    where = " in training" if module.training else ""
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            result = replica(x_N)
+            result = module(x_N)
+            if module.training:
+                result.sum().backward()
     except Exception as error:
         raise ConfigError(
-            f"model: must take samples {tuple(x_N.shape)}, however it raised "
+            f"model: must take samples {tuple(x_N.shape)}{where}, however it raised "
             f"{usercode.explain(error)}"
         ) from error
-    rule = f"model: must map {tuple(x_N.shape)} to {(2, outputs)}, however it returns"
+    rule = f"model: must map {tuple(x_N.shape)} to {(2, outputs)}{where}, however it returns"
     if not isinstance(result, Tensor):
         raise ConfigError(f"{rule} {type(result).__name__}")
     if result.shape != (2, outputs):
@@ -200,6 +219,8 @@ def _find(name: str) -> Builder:
     """Return the builder of that name; import it where it is not there yet."""
     if usercode.is_reference(name):
         return usercode.find(name)
+    if name.endswith(".py"):
+        raise ConfigError(f"model.name: names a file; add its function, as {name}:FACTORY")
     if name not in BUILDERS:
         raise ConfigError(f"model.name: no such model {name!r}{nearest(name, BUILDERS)}")
     builder = BUILDERS[name]

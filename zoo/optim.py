@@ -109,7 +109,8 @@ class Optimiser:
         arrays: Sequence[Rows],
     ) -> None:
         parameters, gradients, *state = arrays
-        made = {count: torch.tensor(count, device=parameters[0].device) for count in counts}
+        # Made there: a copy from the host would wait for the device.
+        made = {count: torch.full((), count, device=parameters[0].device) for count in counts}
         steps = [made[count] for count in counts]
         self.rule(setting, setting.lr * factor, decay, parameters, gradients, state, steps)
 

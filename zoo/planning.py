@@ -20,6 +20,7 @@ from zoo.reports import Member
 from zoo.sections import InitConfig
 from zoo.settings import override
 
+NOT_CHANGED = ("init", "seeds", "name", "grid")  # where a run goes on
 FROM = ("best", "epoch", "top", "last")  # kinds of checkpoints to branch from, preferred first
 
 
@@ -71,6 +72,9 @@ def plan(config: Config, registry: Registry | None = None) -> Plan:
         DataError, ConfigError: where the data or a setting will not do.
         NotFoundError: where weights to start from are not there.
     """
+    for run, _ in config.cells:
+        if run.init.sha256 or run.init.trained:
+            raise ConfigError("init: sha256 and trained are found when planning; leave them out")
     data = load(config.cells[0][0].data)
     starts = {run.init: _find(run.init, registry) for run, _ in config.cells}
     runs = [
@@ -101,7 +105,15 @@ def continuation(
 
     Raises:
         NotFoundError, MismatchError: where there are no such runs, or they learnt from other data.
+        ConfigError: where a setting has no meaning for runs that go on.
     """
+    for key in changes:
+        if key.partition(".")[0] in NOT_CHANGED or key == "train.epochs":
+            raise ConfigError(
+                f"--set {key}: has no meaning for runs that go on; they start from their parents' "
+                "best weights with their seeds, --epochs says how long and --name how they are "
+                "called (train-many --set init=REF starts new runs from another epoch)"
+            )
     files = [ref for ref in refs if ref.endswith(".safetensors")]
     others = [ref for ref in refs if ref not in files]
     known = {run.id: run for run in registry.runs()}

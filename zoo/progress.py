@@ -29,6 +29,7 @@ class Progress:
         self.ended: dict[str, int] = {}
         self.best: tuple[float, str] | None = None
         self.metric, self.sign = "accuracy", -1
+        self.resumed = 0  # epochs that were trained before this command
         self.started = self.printed = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -75,6 +76,8 @@ class Progress:
 
     def _advance(self, event: Pass) -> None:
         for epoch in event.epochs:
+            if epoch.key not in self.latest:
+                self.resumed += max(epoch.epoch - 1, 0)
             self.latest[epoch.key] = epoch
             score = (self.sign * epoch.val_metric, self.labels[epoch.key])
             if epoch.val_metric == epoch.val_metric and (self.best is None or score < self.best):
@@ -108,7 +111,7 @@ class Progress:
         for key, trained in self.ended.items():
             limit -= self.limits[key] - trained
         elapsed = time.monotonic() - self.started
-        seconds = round(elapsed * (limit - epochs) / max(epochs, 1))
+        seconds = round(elapsed * (limit - epochs) / max(epochs - self.resumed, 1))
         return f"{seconds // 60}:{seconds % 60:02d}"
 
 
@@ -119,10 +122,10 @@ def _count(number: int, noun: str) -> str:
 def _outcome(end: Finished, metric: str) -> str:
     """Say in a few words how a member ended.
 
-    >>> _outcome(Finished("a", "diverged", None, None, [], epochs=1, seconds=0.1), "accuracy")
-    'diverged in epoch 1: no epoch was finite'
+    >>> _outcome(Finished("a", "diverged", None, None, [], 1, 0.1, "no loss"), "accuracy")
+    'diverged in epoch 1: no loss'
     """
     if end.best is None:
-        return f"diverged in epoch {end.epochs}: no epoch was finite"
+        return f"diverged in epoch {end.epochs}: {end.fault}"
     best = f"best epoch {end.best.epoch}: val {metric} {end.best.val_metric:.4g}"
     return f"{end.status} after {end.epochs} epochs; {best}, loss {end.best.val_loss:.4g}"

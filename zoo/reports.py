@@ -45,7 +45,7 @@ class Epoch:
         grad_norm: mean over the steps of the gradient's norm before clipping.
         seconds: since the member started.
         source: whose figures these are: the weights themselves, or an average of them.
-        averages: validation loss and metric of each running average there is.
+        averages: validation loss and metric of each running average that has begun.
     """
 
     key: str
@@ -85,6 +85,7 @@ class Finished:
         state: the weights of the best epoch as a state dict on the CPU, or None.
         kept: what else is to be kept.
         epochs: how many epochs it trained.
+        fault: why there is no best epoch.
     """
 
     key: str
@@ -94,6 +95,7 @@ class Finished:
     kept: list[Kept]
     epochs: int
     seconds: float
+    fault: str = ""
 
 
 @dataclass(frozen=True)

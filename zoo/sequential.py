@@ -37,6 +37,7 @@ class Sequential:
         self.precision = precision
         self.random: bool | None = None  # whether the module draws random numbers; not known yet
         self.shares_generator = False
+        self.rebinds: bool | None = None  # whether it replaces buffers by others; not known yet
         self.channels_last: bool | None = None  # whether images go in that way; not known yet
         self.bound: WeakKeyDictionary[Stack, list[nn.Module]] = WeakKeyDictionary()
 
@@ -59,6 +60,7 @@ class Sequential:
                     materialize_grads=True,
                 )
             flat(gradients, out=gradient_KP[k])
+            self._take_over(member, stack, k)
             losses.append(loss.detach())
             scores.append(self.objective.score(outputs_NC.detach(), y_KN[k]))
         return torch.stack(losses), torch.stack(scores), gradient_KP
@@ -78,7 +80,9 @@ class Sequential:
         members = []
         for member in self._bind(stack):
             member.eval()
-            members.append(torch.cat([self._call(member, rows) for rows in portions(x_N)]))
+            seed_1 = torch.zeros(1, dtype=torch.int64, device=x_N.device)
+            rows = [self._forward(member, rows, seed_1) for rows in portions(x_N)]
+            members.append(torch.cat(rows))
             member.train()
         return torch.stack(members)
 
@@ -108,6 +112,20 @@ class Sequential:
         if self.random is None:
             self.random, self.shares_generator = own.drew, own.from_generator
         return outputs
+
+    def _take_over(self, member: nn.Module, stack: Stack, k: int) -> None:
+        """Copy buffers that a forward pass has replaced by others into the stack."""
+        if self.rebinds is False:
+            return
+        rebound = [
+            (name, buffer)
+            for name, buffer in member.named_buffers()
+            if buffer.data_ptr() != stack.buffers[name][k].data_ptr() and buffer.numel()
+        ]
+        self.rebinds = bool(rebound)
+        for name, buffer in rebound:
+            stack.buffers[name][k] = buffer.detach()
+            buffer.data = stack.buffers[name][k]
 
     def _call(self, member: nn.Module, x_N: Tensor) -> Tensor:
         if self.channels_last is None:

@@ -76,7 +76,12 @@ def merge(
     if seeds is not None:
         given["seeds"] = seeds[0] if len(seeds) == 1 else seeds
     merged = override(settings, given)
-    grid = dict(flatten(merged.pop("grid", {})))
+    grid = merged.pop("grid", {})
+    if not isinstance(grid, Mapping):
+        raise ConfigError(
+            f"grid: should be a table of keys and their values, however it is {grid!r}"
+        )
+    grid = dict(flatten(grid))
     grid = {key: values for key, values in grid.items() if key not in given}
     grid |= {key: values for key, values in assigned.items() if len(values) > 1}
     # What is set beside a grid of names is meant for each of them.

@@ -113,4 +113,5 @@ class Setup:
         seed_1 = torch.zeros(1, dtype=torch.int64, device=self.device)
         with Footprint() as footprint:
             self.engine("sequential").step(race.stack, race.x_KN, race.y_KN, seed_1, race.knobs)
-        return most_members(footprint.bytes + COPIES * race.stack.flat_KP.nbytes, self.device)
+        copies = COPIES + (self.config.keep.lawa or 0)
+        return most_members(footprint.bytes + copies * race.stack.flat_KP.nbytes, self.device)

@@ -26,7 +26,7 @@ class Slot:
         epoch: epochs done.
         best: its best epoch so far.
         losses: validation loss of every epoch done.
-        top: the best epochs so far but the best one, best first, where settings keep several.
+        top: the best epochs so far, best first, where settings keep several.
     """
 
     member: Member

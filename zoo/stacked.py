@@ -107,7 +107,8 @@ class Stacked:
             def member(params: Any, buffers: Any, x_N: Tensor, *rest: Tensor) -> Any:
                 return after(call(params, buffers, x_N), *rest)
 
-            every = vmap(member, in_dims=(0, 0, *(None for _ in rows)))
+            axes = (0, 0, *(None for _ in rows))
+            every = vmap(member, in_dims=axes, randomness="different")
             return record(
                 lambda *v: every(v[:count], v[count:width], *v[width:]), [*values, *rows], seed_K
             )

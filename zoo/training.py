@@ -3,6 +3,7 @@
 ``Plan -> runs -> stacks of runs that share a shape -> published checkpoints``
 """
 
+import gc
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +11,12 @@ from importlib.metadata import version
 from itertools import groupby
 from typing import Literal
 
+import torch
+
 from zoo.checks import shape_key
 from zoo.choice import described
 from zoo.engines import EngineName
-from zoo.errors import IntegrityError, InterruptedRunsError, MismatchError
+from zoo.errors import InterruptedRunsError, MismatchError, ZooError
 from zoo.fit import WIDTH, Fit
 from zoo.interrupting import Stop
 from zoo.journal import Journal
@@ -86,10 +89,11 @@ def train_many(
     pending = [run for run in runs if run.status not in DONE]
     watch(Begun(plan, runs, pending))
     members = {run.id: plan.member(run) for run in pending}
-    stopping = "stopping after this epoch; once more stops at once and loses it"
     trainer = _Trainer(plan, registry, engine, width, watch)
     try:
-        with Stop(lambda: watch(Noted(stopping))) as trainer.stop:
+        with Stop(
+            "stopping after this epoch; once more stops at once and loses it"
+        ) as trainer.stop:
             for saved in registry.saved_states(members):
                 mates = [run for run in runs if run.status in DONE or run.id in saved.run_ids]
                 trainer.resume(saved, {run.id: plan.member(run) for run in mates})
@@ -125,7 +129,7 @@ class _Trainer:
 
     def __post_init__(self) -> None:
         self.ended: set[str] = set()
-        self.stop = Stop(lambda: None)
+        self.stop = Stop("")
 
     def resume(self, saved: SavedState, members: Mapping[str, Member]) -> None:
         """Go on with runs from their saved state; where that fails they are left to start anew.
@@ -153,7 +157,7 @@ class _Trainer:
             self.watch(Noted(f"{len(ours)} interrupted runs go on where they were: {how}"))
             journal = Journal(self.registry, self.plan.data, set(begun), set(members) - ours)
             self._follow(fit, journal)
-        except (IntegrityError, RuntimeError, MemoryError) as error:
+        except (ZooError, RuntimeError, MemoryError) as error:
             left = len(ours - self.ended)
             self.watch(Noted(f"{left} interrupted runs start anew: {_first_line(error)}"))
 
@@ -161,25 +165,35 @@ class _Trainer:
         """Train members that share a shape; where memory ends, with fewer at once."""
         left, width = list(members), self.width
         while left:
-            count = min(width or WIDTH, len(left))
             journal = Journal(self.registry, self.plan.data)
-            fault: BaseException
-            try:
-                fit = Fit(left, self.plan.data, engine=self.engine, width=width)
-                count = len(fit.slots)
-                self.watch(Noted(fit.choice.reason))
-                journal.save(fit, now=True)
-                self._follow(fit, journal)
-                return
-            except (RuntimeError, MemoryError) as error:
-                fault = error
+            count = self._try(left, width, journal)
             left = [member for member in left if member.key not in journal.ended]
-            if not is_exhausted(fault) or count == 1:
-                hint = "; try a smaller train.batch_size" if is_exhausted(fault) else ""
-                journal.fail([member.key for member in left], _first_line(fault) + hint)
-                return
-            width = count // 2
-            self.watch(Noted(f"out of memory with {count} members at once: now {width} at once"))
+            if left:
+                width = count // 2
+                note = f"out of memory with {count} members at once: now {width} at once"
+                self.watch(Noted(note))
+                gc.collect()  # before the next stack is built
+                torch.cuda.empty_cache()
+
+    def _try(self, members: Sequence[Member], width: int | None, journal: Journal) -> int:
+        """Train members until all have ended or memory has; return how many were tried at once.
+
+        Nothing of the attempt is left in memory then, an error's traceback neither.
+        """
+        count = min(width or WIDTH, len(members))
+        try:
+            fit = Fit(members, self.plan.data, engine=self.engine, width=width)
+            count = len(fit.slots)
+            self.watch(Noted(fit.choice.reason))
+            journal.save(fit, now=True)
+            self._follow(fit, journal)
+        except (RuntimeError, MemoryError) as error:
+            exhausted = is_exhausted(error)
+            if not exhausted or count == 1:
+                hint = "; try a smaller train.batch_size" if exhausted else ""
+                keys = [member.key for member in members]
+                journal.fail(keys, _first_line(error) + hint)
+        return count
 
     def _follow(self, fit: Fit, journal: Journal) -> None:
         """Train, and write down what happens."""
@@ -222,7 +236,8 @@ def _refuse_other_data(plan: Plan, known: Sequence[Run]) -> None:
 def _refuse_other_settings(plan: Plan, known: Sequence[Run]) -> None:
     """Refuse to leave interrupted runs behind: most likely they were meant to go on."""
     asked = {request.config_hash for request in plan.requests}
-    left = [run for run in known if run.status == "interrupted" and run.config_hash not in asked]
+    begun = ("interrupted", "running")  # as a killed process leaves them
+    left = [run for run in known if run.status in begun and run.config_hash not in asked]
     if left:
         theirs, ours = flatten(left[0].config), flatten(plan.requests[0].config)
         changes = [
@@ -231,9 +246,9 @@ def _refuse_other_settings(plan: Plan, known: Sequence[Run]) -> None:
             if theirs.get(key) != ours.get(key)
         ]
         raise MismatchError(
-            f"{len(left)} runs of {plan.title!r} were interrupted and would go on only with the "
-            f"settings they began with, however {'; '.join(changes)}; ask for those again, or "
-            "choose another --name for the new ones"
+            f"{len(left)} runs of {plan.title!r} were interrupted, or are still training, and go "
+            f"on only with the settings they began with, however {'; '.join(changes)}; ask for "
+            "those again, or choose another --name for the new ones"
         )
 
 

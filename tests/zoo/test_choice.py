@@ -219,3 +219,52 @@ def test_threads_inside_operations_are_set_back():
     with zoo_choice.threads(1):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
+
+
+class Sampling(Custom):
+    """Drops values in evaluation too, as Monte Carlo dropout does."""
+
+    def forward(self, x):
+        return self.linear(torch.nn.functional.dropout(x, 0.5, training=True))
+
+
+class Replacing(Custom):
+    """Replaces a buffer, which a stack cannot see."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, x):
+        outputs = self.linear(x)
+        if self.training:
+            self.seen = self.seen + outputs.detach().mean(0)
+        return outputs
+
+
+class Deciding(Custom):
+    """Branches on values in evaluation alone."""
+
+    def forward(self, x):
+        outputs = self.linear(x)
+        return outputs if self.training or outputs.sum() > 0 else -outputs
+
+
+@pytest.mark.parametrize(
+    ("kind", "fact"), [(Replacing, "left out"), (Deciding, "impossible"), (Sampling, None)]
+)
+def test_evaluation_and_buffers_are_compared_too(kind, fact):
+    modules, x_KN, y_KN = custom(kind)
+    chosen = choose(race(modules, x_KN, y_KN), engines(modules[0]))
+    assert (f"stacked {fact}" in chosen.reason) == (fact is not None)
+
+
+def test_memory_that_ends_in_the_race_is_not_taken_for_an_impossible_engine():
+    class Hungry(Stacked):
+        def step(self, *args):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    modules, x_KN, y_KN, task = prepared("mlp")
+    both = {**engines(modules[0], task), "stacked": Hungry(modules[0], objective(task))}
+    with pytest.raises(torch.OutOfMemoryError):
+        choose(race(modules, x_KN, y_KN), both)

@@ -211,3 +211,9 @@ def test_a_model_of_another_shape_cannot_take_the_weights(registry):
     train(registry)
     with pytest.raises(MismatchError, match=r"'1\.weight' is \(9, 4\) in the model and \(8, 4\)"):
         further(registry, ["iris-mlp"], changes={"model.hidden": [9]})
+
+
+@pytest.mark.parametrize("key", ["init.epoch", "init", "seeds", "name", "train.epochs", "grid.x"])
+def test_settings_without_a_meaning_are_refused(registry, key):
+    with pytest.raises(ConfigError, match=rf"--set {key}: has no meaning"):
+        continuation(registry, ["anything"], 3, {key: 1}, None)

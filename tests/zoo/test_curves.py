@@ -304,3 +304,11 @@ def test_several_runs_are_listed_with_their_verdicts(registry):
     assert text.endswith("2 overfitting, 2 still-improving")
     assert drawing.LEGEND not in text
     assert curves_text(found, "csv").splitlines()[1].startswith("large/seed=0,")
+
+
+def test_a_continued_run_is_judged_by_what_it_trained():
+    rows = [{"epoch": i, "train_loss": 1 / i, "val_loss": 1 / i} for i in range(1, 20)]
+    rows.append({"epoch": 20, "train_loss": None, "val_loss": None})
+    given = {"epoch": 0, "train_loss": None, "val_loss": 2.0}
+    assert verdict([given, *rows]) == verdict(rows)
+    assert verdict(rows).kind == "diverged"

@@ -230,3 +230,51 @@ def test_training_leaves_the_global_generator_as_it_was(engine):
     before = torch.get_rng_state()
     train(crowd, data("iris"), engine=engine)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# A member without a best epoch
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"optim": {"name": "sgd", "lr": 1e30}, "stop": {"check_finite": False}}, "not finite"),
+        ({"stop": {"divergence": 1e-6, "start_from_epoch": 5}}, "stop.divergence was passed"),
+    ],
+)
+def test_who_has_no_best_epoch_has_diverged_and_says_why(changes, fault):
+    _, ends = train(members(settings(**changes)), data("iris"))
+    end = ends["m0"]
+    assert (end.status, end.best, end.state) == ("diverged", None, None)
+    assert fault in end.fault
+
+
+def test_no_monitor_ends_a_member_before_the_deciding_one_looks():
+    also = [{"metric": "accuracy", "patience": 1}]
+    config = settings(stop={"start_from_epoch": 4, "patience": 9, "also": also})
+    _, ends = train(members(config), data("iris"))
+    assert ends["m0"].status == "finished"
+    assert ends["m0"].best.epoch >= 4
+
+
+def test_a_sound_best_is_kept_where_the_end_is_not_finite():
+    config = settings(
+        "diabetes",
+        model={"name": "mlp", "hidden": []},
+        optim={"name": "sgd", "lr": 0.9, "momentum": 0.0},
+        train={"epochs": 400, "batch_size": 100},
+        stop={"patience": 1000, "check_finite": False},
+        keep={"last": True, "ema": 0.5},
+    )
+    _, ends = train(members(config), data("diabetes"))
+    end = ends["m0"]
+    assert end.status == "finished"
+    assert math.isfinite(end.best.val_loss)
+    assert [kept.kind for kept in end.kept] == []
+
+
+def test_an_average_has_no_figures_before_it_begins():
+    config = settings(train={"epochs": 4}, keep={"swa": 0.5, "ema": 0.9})
+    history, _ = train(members(config), data("iris"))
+    told = [set(epoch.averages) for epoch in history["m0"]]
+    assert told == [{"ema"}, {"ema"}, {"ema", "swa"}, {"ema", "swa"}]

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -305,13 +306,13 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_epoch_and_the_same_request_goes_on(tmp_path, whole, how, code):
+def test_a_signal_ends_the_epoch_and_the_same_request_goes_on(tmp_path, whole, how, code, capfd):
     watch = Interrupting(5, how)
     with pytest.raises(InterruptedRunsError, match="0 of 3 runs are finished") as caught:
         train(tmp_path, SMALL, watch)
     assert caught.value.exit_code == code
     assert watch.epochs[-1][1] == 5
-    assert "once more stops at once" in watch.notes[-1]
+    assert "once more stops at once" in capfd.readouterr().err
     with opened(tmp_path) as registry:
         runs = registry.runs()
         assert [run.status for run in runs] == ["interrupted", "interrupted", "queued"]
@@ -410,3 +411,60 @@ def test_a_state_of_another_pytorch_is_said_to_make_other_last_digits(tmp_path, 
     assert f"is of PyTorch 1.0 and this is {torch.__version__.partition('+')[0]}" in note
     assert "figures may differ in the last digits" in note
     assert again.epochs[0][1] == 4
+
+
+def test_other_settings_are_refused_after_a_kill_too(tmp_path):
+    with opened(tmp_path) as registry:  # as a killed process leaves it
+        runs = registry.add(plan(parse(SMALL)).requests)
+        registry.start([run.id for run in runs[:2]])
+    with pytest.raises(MismatchError, match=r"optim\.lr was 0\.001 and is now 0\.01"):
+        train(tmp_path, {**SMALL, "optim": {"lr": 0.01}})
+
+
+def test_a_state_of_a_model_that_has_changed_since_is_left_and_said_so(tmp_path, monkeypatch):
+    from torch import nn
+
+    from zoo import models
+
+    def changing(shape, outputs):
+        return nn.Sequential(nn.Linear(*shape, outputs), *extra)
+
+    extra = []
+    monkeypatch.setattr(models, "BUILDERS", dict(models.BUILDERS))
+    models.model(changing)
+    asked = {**SMALL, "model": {"name": "changing"}}
+    with pytest.raises(InterruptedRunsError):
+        train(tmp_path, asked, Interrupting(2, signal.SIGINT))
+    extra.append(nn.BatchNorm1d(3, affine=False))
+    again = Interrupting(0)
+    train(tmp_path, asked, again)
+    (note,) = [note for note in again.notes if "anew" in note]
+    assert "that model has changed: 'stack.1.running_mean' is (2, 3) and was not there" in note
+
+
+def test_out_of_memory_halves_the_stack_and_nothing_of_the_attempt_is_left(tmp_path, monkeypatch):
+    attempts, alive = [], []
+    begin = Fit.__init__
+
+    def counted(self, *args, **kwargs):
+        alive.append([fit() is not None for fit in attempts])
+        attempts.append(weakref.ref(self))
+        begin(self, *args, **kwargs)
+
+    def hungry(self, pool):
+        if len(self.slots) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole_pass(self, pool)
+
+    whole_pass = Fit._pass
+    monkeypatch.setattr(Fit, "__init__", counted)
+    monkeypatch.setattr(Fit, "_pass", hungry)
+    watch = Interrupting(0)
+    runs = train(tmp_path, {**SMALL, "seeds": 4}, watch, width=4)
+    assert {run.status for run in runs} == {"finished"}
+    notes = [note for note in watch.notes if note.startswith("out of memory")]
+    assert notes == [
+        "out of memory with 4 members at once: now 2 at once",
+        "out of memory with 2 members at once: now 1 at once",
+    ]
+    assert not any(any(fits) for fits in alive)
