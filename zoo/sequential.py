@@ -12,6 +12,8 @@ from zoo.engines import (
     EngineName,
     Knobs,
     Precision,
+    Prepare,
+    as_is,
     casting,
     for_statistics,
     portions,
@@ -30,11 +32,16 @@ class Sequential:
     probe = 2  # the others take as long each
 
     def __init__(
-        self, module: nn.Module, objective: Objective, precision: Precision = "float32"
+        self,
+        module: nn.Module,
+        objective: Objective,
+        precision: Precision = "float32",
+        prepare: Prepare = as_is,
     ) -> None:
         self.module = module
         self.objective = objective
         self.precision = precision
+        self.prepare = prepare
         self.random: bool | None = None  # whether the module draws random numbers; not known yet
         self.shares_generator = False
         self.bound: WeakKeyDictionary[Stack, list[nn.Module]] = WeakKeyDictionary()
@@ -74,13 +81,14 @@ class Sequential:
 
     def outputs(self, stack: Stack, x_N: Tensor) -> Tensor:
         """Return the outputs of every member (see :class:`~zoo.engines.Engine`)."""
-        members = []
-        for member in self._bind(stack):
-            member.eval()
+        members = [member.eval() for member in self._bind(stack)]
+        outputs = []
+        for rows in map(self.prepare, portions(x_N)):
             with casting(x_N.device, self.precision):
-                members.append(torch.cat([member(rows).float() for rows in portions(x_N)]))
+                outputs.append(torch.stack([member(rows).float() for member in members]))
+        for member in members:
             member.train()
-        return torch.stack(members)
+        return torch.cat(outputs, dim=1)
 
     def normalise(self, stack: Stack, x_N: Tensor) -> None:
         """Estimate BatchNorm's statistics anew (see :class:`~zoo.engines.Engine`)."""
@@ -90,7 +98,7 @@ class Sequential:
             for name in set(stack.buffers) - set(names):  # the counters, say, stay as they are
                 member.get_buffer(name).data = stack.buffers[name][k].clone()
             total = {name: torch.zeros_like(stack.buffers[name][k]) for name in names}
-            for rows in portions(x_N):
+            for rows in map(self.prepare, portions(x_N)):
                 with casting(x_N.device, self.precision):
                     member(rows)
                 share = len(rows) / len(x_N)
