@@ -196,6 +196,8 @@ def test_the_hash_of_settings_written_in_full_is_pinned():
             "ref": "iris",
             "target": "y",
             "task": "classification",
+            "image": "file",
+            "size": [8, 8],
             "split_seed": 1,
             "val": 0.25,
             "test": 0.2,

@@ -401,6 +401,22 @@ def test_a_table_leads_to_files_in_its_own_folder_alone(cell, says, tmp_path):
     assert says in refusal(**config)
 
 
+def test_rows_of_a_table_without_a_label_are_left_out(tmp_path):
+    config = write(tmp_path, "paths", FEW, FEW_LABELS)
+    table = Path(config["ref"])
+    lines = table.read_text().splitlines()
+    lines[5] = lines[5].partition(",")[0] + ","
+    table.write_text("\n".join(lines))
+    data = load(DataConfig(**config))
+    assert data.classes == tuple("0123456789")
+    assert "1 images without a label were left out" in data.notes
+    price = [f"{line},{number * 0.37}" for number, line in enumerate(lines)]
+    price[0], price[7] = f"{lines[0]},price", f"{lines[7]},"
+    table.write_text("\n".join(price))
+    data = load(DataConfig(**config | {"target": "price"}))
+    assert (data.task, sum(map(len, parts(data)))) == ("regression", 59)
+
+
 def test_a_table_of_paths_needs_both_of_its_columns(tmp_path):
     config = write(tmp_path, "paths", FEW, FEW_LABELS)
     assert "data.target must name the column" in refusal(**config | {"target": None})

@@ -148,8 +148,8 @@ def _refuse_image_keys(config: DataConfig) -> None:
     for key, value in (("image", config.image), ("size", config.size)):
         if value is not None:
             raise DataError(
-                f"data.{key} is for files of images, however {config.ref!r} holds none; leave it "
-                "out"
+                f"data.{key} is for files of images, however {config.ref!r} is of another kind; "
+                "leave it out"
             )
 
 
@@ -172,17 +172,18 @@ def _built_in(config: DataConfig) -> sources.Images:
 def _images(config: DataConfig, found: sources.Images) -> Data:
     """Make Data of raw images; whole numbers as labels are classes, unless the task says so."""
     pixels, labels, notes = found.pixels, found.labels, list(found.notes)
-    whole = is_integer_dtype(labels.dtype)
-    written = [word or "\x1e" for word in cells.text(labels)]
-    named = labels.astype("<i8").to_numpy().tobytes() if whole else "\x1f".join(written)
+    whole, known = is_integer_dtype(labels.dtype), ~cells.missing(labels)
+    if whole and known.all():
+        named: str | bytes = labels.to_numpy().astype("<i8").tobytes()
+    else:
+        named = "\x1f".join(word or "\x1e" for word in cells.text(labels))
     fingerprint = _digest("images", str(pixels.shape), images.content(pixels), named)
-    known = ~cells.missing(labels)
     if not known.all():
         notes.append(f"{(~known).sum()} images without a label were left out")
         pixels, labels = pixels[known], labels[known]
     target = as_target(labels, config.task or ("classification" if whole else None))
-    rows = images.digests(pixels).assign(label=labels.to_numpy())
-    parts, repeats = _split(config, rows, target)
+    distinct = images.digests(pixels).assign(label=labels.to_numpy())
+    parts, repeats = _split(config, distinct, target)
     raw = [pixels[rows] for rows in parts]
     fitted = images.fit(raw[0])
     fitted |= {"size": list(config.size)} if config.size else {}

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_float_dtype
 
 from zoo.data import arrays, files, pictures
 from zoo.data.arrays import Array
@@ -182,8 +183,11 @@ def _table(config: DataConfig, path: Path) -> Images:
             f"data.target must be a column of {path}, however it has no {config.target!r}"
             f"{nearest(config.target, frame.columns)}"
         )
+    labels = frame[config.target]
+    if is_float_dtype(labels):  # perhaps only since some are missing
+        labels = labels.convert_dtypes()
     paths = _paths(frame, config.image or "", path)
-    return Images(pictures.decode(paths, config.size), frame[config.target])
+    return Images(pictures.decode(paths, config.size), labels)
 
 
 def _paths(frame: pd.DataFrame, column: str, path: Path) -> list[Path]:
