@@ -1,8 +1,12 @@
-"""What happens in training, written down: epochs together about once a second, ends at once."""
+"""What happens in training, written down: epochs together about once a second, ends at once.
+
+The epochs of a member that ends, which nobody has written yet, go into the very transaction that
+publishes it.
+"""
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -42,11 +46,10 @@ class Journal:
             if epoch.key not in self.begun:
                 self.started.append(epoch.key)
                 self.begun.add(epoch.key)
-            row = asdict(epoch)
-            row["run_id"] = row.pop("key")
-            del row["source"]
-            self.rows.append(row)
-        if happened.kept or happened.finished or time.monotonic() - self.flushed > FLUSH_S:
+            row = {"run_id": epoch.key, **vars(epoch)}  # asdict would copy every value
+            self.rows.append({key: row[key] for key in row if key not in ("key", "source")})
+        named = {*(key for key, _ in happened.kept), *(end.key for end in happened.finished)}
+        if named.intersection(self.started) or time.monotonic() - self.flushed > FLUSH_S:
             self.flush()
         for key, kept in happened.kept:
             self._keep(key, kept)
@@ -85,8 +88,11 @@ class Journal:
 
     def _publish(self, end: Finished) -> None:
         self.ended.add(end.key)
+        history = [row for row in self.rows if row["run_id"] == end.key]
+        self.rows = [row for row in self.rows if row["run_id"] != end.key]
         if end.state is None or end.best is None:
             fault = "the loss was not finite in the first epoch; try a smaller optim.lr"
+            self.registry.record(history)
             self.registry.finish(
                 end.key, end.status, error=fault, epochs=end.epochs, seconds=end.seconds
             )
@@ -103,8 +109,10 @@ class Journal:
                 metrics=self._metrics(end.best),
                 seconds=end.seconds,
                 source=end.best.source,
+                history=history,
             )
         except ZooError as error:  # such as a full disk: the others may still find room
+            self.registry.record(history)
             self.registry.finish(end.key, "failed", error=str(error))
 
     def _keep(self, key: str, kept: Kept) -> None:

@@ -44,6 +44,7 @@ class Sequential:
         self.prepare = prepare
         self.random: bool | None = None  # whether the module draws random numbers; not known yet
         self.shares_generator = False
+        self.channels_last: bool | None = None  # whether images go in that way; not known yet
         self.bound: WeakKeyDictionary[Stack, list[nn.Module]] = WeakKeyDictionary()
 
     def step(
@@ -82,13 +83,16 @@ class Sequential:
     def outputs(self, stack: Stack, x_N: Tensor) -> Tensor:
         """Return the outputs of every member (see :class:`~zoo.engines.Engine`)."""
         members = [member.eval() for member in self._bind(stack)]
-        outputs = []
-        for rows in map(self.prepare, portions(x_N)):
-            with casting(x_N.device, self.precision):
-                outputs.append(torch.stack([member(rows).float() for member in members]))
+        outputs_KNC = torch.cat(
+            [
+                torch.stack([self._call(member, rows) for member in members])
+                for rows in map(self.prepare, portions(x_N))
+            ],
+            dim=1,
+        )
         for member in members:
             member.train()
-        return torch.cat(outputs, dim=1)
+        return outputs_KNC
 
     def normalise(self, stack: Stack, x_N: Tensor) -> None:
         """Estimate BatchNorm's statistics anew (see :class:`~zoo.engines.Engine`)."""
@@ -99,8 +103,7 @@ class Sequential:
                 member.get_buffer(name).data = stack.buffers[name][k].clone()
             total = {name: torch.zeros_like(stack.buffers[name][k]) for name in names}
             for rows in map(self.prepare, portions(x_N)):
-                with casting(x_N.device, self.precision):
-                    member(rows)
+                self._call(member, rows)
                 share = len(rows) / len(x_N)
                 total = {name: total[name] + member.get_buffer(name) * share for name in names}
             for name in names:
@@ -119,9 +122,26 @@ class Sequential:
         return outputs
 
     def _call(self, member: nn.Module, x_N: Tensor) -> Tensor:
+        if self.channels_last is None:
+            self.channels_last = self._suits(x_N)
         with casting(x_N.device, self.precision):
-            outputs: Tensor = member(x_N)
+            outputs: Tensor = member(_channels_last(x_N) if self.channels_last else x_N)
         return outputs.float()
+
+    @torch.no_grad()
+    def _suits(self, x_N: Tensor) -> bool:
+        """Tell whether the model takes images with the channels last, and computes the same.
+
+        On a CPU convolutions are up to twice as fast then; a module that takes views may refuse.
+        """
+        if x_N.ndim != 4 or x_N.device.type != "cpu":
+            return False
+        module = copy.deepcopy(self.module).eval()
+        try:
+            outputs, expected = module(_channels_last(x_N)), module(x_N)
+            return torch.allclose(outputs, expected, rtol=1e-3, atol=1e-4)
+        except RuntimeError:
+            return False
 
     def _bind(self, stack: Stack) -> list[nn.Module]:
         """Return K modules that live in the rows of the stack."""
@@ -137,6 +157,11 @@ class Sequential:
         for name, tensor in values:
             tensor.data = named[name][k]
         return module
+
+
+def _channels_last(x_NCHW: Tensor) -> Tensor:
+    """Return images whose channels are the innermost axis in memory, of one channel too."""
+    return torch.empty_like(x_NCHW, memory_format=torch.channels_last).copy_(x_NCHW)
 
 
 def _default_generator(device: torch.device) -> torch.Generator:

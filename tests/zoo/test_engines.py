@@ -21,8 +21,10 @@ from stacks import (
 )
 from torch import nn
 
+from zoo import models
 from zoo.engines import EVALUATION_ROWS
 from zoo.objective import objective
+from zoo.sequential import Sequential
 from zoo.stack import stack
 from zoo.stacked import Stacked
 from zoo.tape import NotRecordableError
@@ -239,3 +241,31 @@ def test_frozen_and_unused_parameters_have_no_gradient(kind, engine):
     for name in moved.params:
         idle = name.startswith(("first.", "spare."))
         assert (moved.params[name] == 0).all() == idle, name
+
+
+class Flattening(nn.Module):
+    """Views what a convolution gives as rows, which channels that come last do not allow."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(4 * 5 * 6, 3)
+
+    def forward(self, x):
+        return self.head(self.conv(x).view(len(x), -1))
+
+
+def test_images_go_in_with_the_channels_last_unless_a_module_takes_views_of_them():
+    seen = []
+    net = models.build("cnn", {"channels": [4]}, (2, 5, 6), 3, 0)
+    net[0].register_forward_pre_hook(lambda module, args: seen.append(args[0].stride()))
+    x_KN, y_KN = batch(1, 8, (2, 5, 6))
+    for module, layout in ((net, (60, 1, 12, 2)), (Flattening(), None)):
+        engine = Sequential(module, objective("classification"))
+        with torch.no_grad():
+            loss_K, _, gradient_KP = engine.step(stack([module]), x_KN, y_KN, torch.arange(1), {})
+        expected, _, gradient = plain_step(
+            copy.deepcopy(module), x_KN[0], y_KN[0], "classification"
+        )
+        torch.testing.assert_close((loss_K[0], gradient_KP[0]), (expected, gradient), **CLOSE)
+        assert engine.channels_last == (layout is not None)
+    assert (60, 1, 12, 2) in seen

@@ -91,7 +91,7 @@ class Catalogue:
             return
         with self._database.write() as connection:
             sql.require(connection, {row["run_id"] for row in rows})
-            sql.upsert(connection, tables.history, [sql.history_row(row) for row in rows])
+            sql.put_history(connection, rows)
 
     def runs(
         self, refs: Sequence[str] = (), *, kind: Kind | None = None, status: Status | None = None

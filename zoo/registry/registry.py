@@ -70,10 +70,12 @@ class Registry(Catalogue):
         metrics: Mapping[str, float],
         seconds: float | None,
         source: Source = "weights",
+        history: Sequence[Mapping[str, Any]] = (),
     ) -> Checkpoint:
-        """Keep a run's weights and then, in one transaction, its outcome.
+        """Keep a run's weights and then, in one transaction, its outcome and its last epochs.
 
-        A checkpoint of the same kind is replaced.  ``metrics`` and ``epoch`` become the run's own.
+        A checkpoint of the same kind is replaced.  ``metrics`` and ``epoch`` become the run's own;
+        ``history`` holds rows as for :meth:`record`.
 
         Raises:
             NotFoundError: where the run is unknown.
@@ -92,6 +94,7 @@ class Registry(Catalogue):
         checkpoint = self._put(run, state, outcome, kind, epoch, metrics, source)
         with self._database.write() as connection:
             sql.put_checkpoints(connection, [checkpoint])
+            sql.put_history(connection, history)
             stale = sql.drop_states(connection, [run_id])
             connection.execute(update(tables.run).where(tables.run.c.id == run_id).values(outcome))
         if stale:
@@ -252,7 +255,7 @@ class Registry(Catalogue):
     ) -> Checkpoint:
         """Write weights; nothing mentions them yet."""
         card = {"schema": tables.SCHEMA, "checkpoint": kind, "epoch": epoch, "source": source}
-        data = encode(state, card | asdict(run) | dict(outcome), run.owner)
+        data = encode(state, card | vars(run) | dict(outcome), run.owner)
         return Checkpoint(
             run_id=run.id,
             kind=kind,

@@ -3,7 +3,7 @@
 import platform
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -122,17 +122,25 @@ def drop_states(connection: Connection, run_ids: Iterable[str]) -> bool:
     table = tables.checkpoint
     these = table.c.run_id.in_(list(run_ids)) & (table.c.kind == "state")
     found = set(connection.scalars(select(table.c.sha256).where(these)))
+    if not found:
+        return False
     connection.execute(delete(table).where(these))
     still = connection.scalars(select(table.c.sha256).where(table.c.sha256.in_(found)))
     return bool(found.difference(still))
 
 
-def history_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete an epoch, as plain numbers.
+def put_history(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert epochs, each in place of an earlier one of the same run and epoch.
 
     Raises:
-        ValueError: where it holds something that the history does not.
+        ValueError: where one holds something that the history does not.
     """
+    if rows:
+        upsert(connection, tables.history, [_history_row(row) for row in rows])
+
+
+def _history_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete an epoch, as plain numbers."""
     columns: dict[str, Callable[[Any], Any]] = dict.fromkeys(tables.history.c.keys(), float)
     columns |= {"run_id": str, "epoch": int, "averages": dict}
     if unknown := sorted(set(row) - set(columns)):
