@@ -46,7 +46,11 @@ class Data:
         return tuple(self.train.x.shape[1:])
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Return rows (N, *shape) of a part as models take them: float32, on the same device."""
+        """Return rows (N, *shape) of a part as models take them: float32, on the same device.
+
+        Images that are held as bytes are standardised; whatever is prepared already is returned
+        as it is.
+        """
         return images.prepare(self.preprocessing, x)
 
     @property
