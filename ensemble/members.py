@@ -79,7 +79,10 @@ class Bench:
         return torch.stack([self._outputs[run.id, name] for run in runs])
 
     def predictor(self, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:
-        """Return the function from rows (N, *shape) to the outputs of runs of one model."""
+        """Return the function from rows (N, *shape) to the outputs of runs of one model.
+
+        Rows may be as a part holds them, or prepared.
+        """
         modules = [self.module(run) for run in runs]
         return self.forward(modules, [self.state(run) for run in runs])
 
@@ -90,7 +93,8 @@ class Bench:
         for module, state in zip(modules, states, strict=True):
             restore(module, state)
         members = stack(modules)
-        engine = Stacked(modules[0], objective(self.data.task, self.data.target_scale))
+        measure = objective(self.data.task, self.data.target_scale)
+        engine = Stacked(modules[0], measure, prepare=self.data.prepare)
 
         @torch.no_grad()
         def predict(x_N: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def _average(table: Bench, members: list[Run], method: Method, arguments: dict[s
         """Give an average the statistics it needs; a member has its own."""
         if any(state is member for member in states):
             return state
-        return recalibrate(module, state, batches)
+        return recalibrate(module, state, map(table.data.prepare, batches))
 
     def figures(state: State) -> dict[str, float]:
         outputs_K = table.forward([module], [state])(table.part("val").x)

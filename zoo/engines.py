@@ -6,7 +6,7 @@ are the rows of the stack.  Both leave the arithmetic of the loss and of autogra
 agree to float tolerance.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
@@ -20,6 +20,7 @@ EVALUATION_ROWS = 512  # at a time, so that their activations stay in the cache
 EngineName = Literal["stacked", "sequential"]
 Precision = Literal["float32", "bfloat16"]
 Knobs = Mapping[str, Tensor]
+Prepare = Callable[[Tensor], Tensor]
 
 
 class Engine(Protocol):
@@ -30,12 +31,15 @@ class Engine(Protocol):
         probe: how many members must be timed to know the speed of all.
         shares_generator: whether a step was seen to draw from PyTorch's one generator, so that
             threads would draw each other's numbers.
+        prepare: makes float32 of rows that are held as bytes, and leaves others as they are; all
+            but ``step`` does it to each portion.
     """
 
     name: EngineName
     records: bool
     probe: int
     shares_generator: bool
+    prepare: Prepare
 
     def step(
         self, stack: Stack, x_KN: Tensor, y_KN: Tensor, seed_K: Tensor, knobs: Knobs
@@ -44,7 +48,7 @@ class Engine(Protocol):
 
         Args:
             stack: the members.
-            x_KN: (K, N, *shape), one batch per member.
+            x_KN: float32 (K, N, *shape), one batch per member.
             y_KN: (K, N), its targets.
             seed_K: int64 (K,), seeds of the step's random numbers (dropout).
             knobs: (K,) or (K, N) each, what the loss takes besides.
@@ -74,6 +78,11 @@ class Engine(Protocol):
 def portions(x_N: Tensor) -> tuple[Tensor, ...]:
     """Cut rows into nearly equal portions whose activations stay in the cache."""
     return x_N.tensor_split(max(1, -(-len(x_N) // EVALUATION_ROWS)))
+
+
+def as_is(tensor: Tensor) -> Tensor:
+    """Return the very tensor."""
+    return tensor
 
 
 def weighted_mean(measured: list[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -104,6 +104,7 @@ class Lane:
         Where rows are mixed, each is with the one that is as far from the batch's other end.
         """
         x_KN, y_KN = gather(train, index_KN)
+        x_KN = self.engine.prepare(x_KN)
         knobs = {} if self.smoothing_K is None else {"smoothing": self.smoothing_K}
         if self.augment is not None:
             x_KN = self.augment(x_KN, seed_K)
@@ -134,7 +135,7 @@ class Lane:
 
 
 def gather(part: Part, index_KN: Tensor) -> tuple[Tensor, Tensor]:
-    """Gather one batch per member: x (K, N, *shape), y (K, N)."""
+    """Gather one batch per member: x (K, N, *shape), as it is held, and y (K, N)."""
     flat, shape = index_KN.reshape(-1), index_KN.shape
     x_KN = part.x.index_select(0, flat).view(*shape, *part.x.shape[1:])
     return x_KN, part.y.index_select(0, flat).view(shape)

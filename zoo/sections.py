@@ -12,6 +12,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=4096)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -30,6 +31,12 @@ class DataConfig(Section):
     target: str | None = Field(default=None, description="the column to predict, for a file")
     task: Literal["classification", "regression"] | None = Field(
         default=None, description="found from the target when not given"
+    )
+    image: str | None = Field(
+        default=None, description="the column of paths, for a file that names images"
+    )
+    size: Annotated[tuple[Side, Side], Field(strict=False)] | None = Field(
+        default=None, description="height and width that files of images are resized to"
     )
     split_seed: Seed = 0
     val: Fraction = 0.2

@@ -12,6 +12,8 @@ from zoo.engines import (
     EngineName,
     Knobs,
     Precision,
+    Prepare,
+    as_is,
     casting,
     for_statistics,
     portions,
@@ -30,11 +32,16 @@ class Sequential:
     probe = 2  # the others take as long each
 
     def __init__(
-        self, module: nn.Module, objective: Objective, precision: Precision = "float32"
+        self,
+        module: nn.Module,
+        objective: Objective,
+        precision: Precision = "float32",
+        prepare: Prepare = as_is,
     ) -> None:
         self.module = module
         self.objective = objective
         self.precision = precision
+        self.prepare = prepare
         self.random: bool | None = None  # whether the module draws random numbers; not known yet
         self.shares_generator = False
         self.rebinds: bool | None = None  # whether it replaces buffers by others; not known yet
@@ -77,14 +84,18 @@ class Sequential:
 
     def outputs(self, stack: Stack, x_N: Tensor) -> Tensor:
         """Return the outputs of every member (see :class:`~zoo.engines.Engine`)."""
-        members = []
-        for member in self._bind(stack):
-            member.eval()
-            seed_1 = torch.zeros(1, dtype=torch.int64, device=x_N.device)
-            rows = [self._forward(member, rows, seed_1) for rows in portions(x_N)]
-            members.append(torch.cat(rows))
+        members = [member.eval() for member in self._bind(stack)]
+        seed_1 = torch.zeros(1, dtype=torch.int64, device=x_N.device)
+        outputs_KNC = torch.cat(
+            [
+                torch.stack([self._forward(member, rows, seed_1) for member in members])
+                for rows in map(self.prepare, portions(x_N))
+            ],
+            dim=1,
+        )
+        for member in members:
             member.train()
-        return torch.stack(members)
+        return outputs_KNC
 
     def normalise(self, stack: Stack, x_N: Tensor) -> None:
         """Estimate BatchNorm's statistics anew (see :class:`~zoo.engines.Engine`)."""
@@ -94,7 +105,7 @@ class Sequential:
             for name in set(stack.buffers) - set(names):  # the counters, say, stay as they are
                 member.get_buffer(name).data = stack.buffers[name][k].clone()
             total = {name: torch.zeros_like(stack.buffers[name][k]) for name in names}
-            for rows in portions(x_N):
+            for rows in map(self.prepare, portions(x_N)):
                 self._call(member, rows)
                 share = len(rows) / len(x_N)
                 total = {name: total[name] + member.get_buffer(name) * share for name in names}

@@ -61,7 +61,8 @@ class Setup:
         """Return the engine of that name; all lanes share it, and what it has recorded."""
         if name not in self.engines:
             kind = Stacked if name == "stacked" else Sequential
-            self.engines[name] = kind(self.example, self.objective, self.config.train.precision)
+            precision = self.config.train.precision
+            self.engines[name] = kind(self.example, self.objective, precision, self.data.prepare)
         return self.engines[name]
 
     @torch.no_grad()
@@ -105,7 +106,7 @@ class Setup:
         knobs = {"smoothing": half_K} if train.label_smoothing else {}
         knobs |= {"mix": half_K, "mate_N": y_KN.flip(1)} if train.mixup else {}
         modules = [self.build(member) for member in members]
-        return Race(stack(modules), x_KN, y_KN, knobs)
+        return Race(stack(modules), self.data.prepare(x_KN), y_KN, knobs)
 
     def _room(self, member: Member) -> int:
         """Say how many members fit into the memory of the device."""

@@ -13,6 +13,8 @@ from zoo.engines import (
     EngineName,
     Knobs,
     Precision,
+    Prepare,
+    as_is,
     casting,
     for_statistics,
     portions,
@@ -35,13 +37,18 @@ class Stacked:
     shares_generator = False
 
     def __init__(
-        self, module: nn.Module, objective: Objective, precision: Precision = "float32"
+        self,
+        module: nn.Module,
+        objective: Objective,
+        precision: Precision = "float32",
+        prepare: Prepare = as_is,
     ) -> None:
         self.training = copy.deepcopy(module).train()
         self.evaluating = copy.deepcopy(module).eval()
         self.normalising = for_statistics(copy.deepcopy(module))
         self.objective = objective
         self.precision = precision
+        self.prepare = prepare
         self.programs: dict[Any, Program] = {}
         self.recording = Lock()
 
@@ -69,13 +76,15 @@ class Stacked:
 
         measured = []
         for x, y in zip(portions(x_N), portions(y_N), strict=True):
-            loss_K, score_K = self._forward("evaluate", measure, stack, x, y)
+            loss_K, score_K = self._forward("evaluate", measure, stack, self.prepare(x), y)
             measured.append((len(x), loss_K, score_K))
         return weighted_mean(measured)
 
     def outputs(self, stack: Stack, x_N: Tensor) -> Tensor:
         """Return the outputs of every member (see :class:`~zoo.engines.Engine`)."""
-        rows = [self._forward("outputs", _as_is, stack, x)[0] for x in portions(x_N)]
+        rows = [
+            self._forward("outputs", as_is, stack, x)[0] for x in map(self.prepare, portions(x_N))
+        ]
         return torch.cat(rows, dim=1)
 
     def normalise(self, stack: Stack, x_N: Tensor) -> None:
@@ -85,8 +94,8 @@ class Stacked:
             return
         trial = stack.take(range(len(stack)))
         total = {name: torch.zeros_like(stack.buffers[name]) for name in names}
-        for rows in portions(x_N):
-            self._forward("normalise", _as_is, trial, rows)
+        for rows in map(self.prepare, portions(x_N)):
+            self._forward("normalise", as_is, trial, rows)
             for name in names:
                 total[name].add_(trial.buffers[name], alpha=len(rows) / len(x_N))
         for name in names:
@@ -162,7 +171,3 @@ class Stacked:
             return outputs.float()
 
         return call
-
-
-def _as_is(outputs_NC: Tensor) -> Tensor:
-    return outputs_NC

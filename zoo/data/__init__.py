@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
+from pandas.api.types import is_integer_dtype
 from torch import Tensor
 
-from zoo.data import builtin, cells, files, images, tabular
+from zoo.data import builtin, cells, files, images, sources, tabular
 from zoo.data.dataset import Data, Part
 from zoo.data.split import IntArray, grouped, split
 from zoo.data.targets import Target, as_target, standardisation
@@ -26,7 +28,7 @@ __all__ = ["Data", "Part", "apply", "load", "read_rows"]
 
 
 def load(config: DataConfig) -> Data:
-    """Load a built-in data set or a CSV file, split it, and preprocess it as its train rows ask.
+    """Load a built-in data set, a CSV file or images, split, and preprocess as train rows ask.
 
     A built-in name comes first; a file of the same name is reached as ``./name``.  The same
     settings and content give the same tensors on every machine.
@@ -41,10 +43,14 @@ def load(config: DataConfig) -> Data:
     (90, 30, 30)
     """
     if config.ref in builtin.IMAGES:
-        return _images(config)
+        return _images(config, _built_in(config))
     if config.ref in builtin.TABLES:
+        _refuse_image_keys(config)
         return _table(config, builtin.TABLES[config.ref](), config.target or "target")
     path = _path(config.ref)
+    if sources.kind(path, config.image):
+        return _images(config, sources.read(config, path))
+    _refuse_image_keys(config)
     frame = files.read(path)
     if config.target is None:
         raise DataError(
@@ -73,16 +79,18 @@ def apply(preprocessing: dict[str, Any], rows: Any) -> Tensor:
     return tabular.apply(preprocessing, rows)
 
 
-def read_rows(preprocessing: dict[str, Any], path: Path) -> pd.DataFrame:
-    """Read the rows of a CSV file for :func:`apply`, categories as they are written.
+def read_rows(preprocessing: dict[str, Any], path: Path) -> pd.DataFrame | npt.NDArray[Any]:
+    """Read new rows for :func:`apply`; a column or array of labels is not needed.
+
+    Returns:
+        for a table the frame of a CSV file, categories as they are written; for images the raw
+        pixels (N, *shape) of a file or folder of images of any kind.
 
     Raises:
-        DataError: the file cannot be read, or the data learnt from were images.
+        DataError: the file cannot be read, or holds a table where the data learnt from were images.
     """
     if preprocessing["kind"] == "images":
-        raise DataError(
-            f"{path}: a CSV file holds a table, however these models were trained on images"
-        )
+        return sources.rows(preprocessing, path)
     columns = preprocessing["columns"]
     return files.read(path, [c["name"] for c in columns if c["kind"] == "categorical"])
 
@@ -96,8 +104,8 @@ def _path(ref: str) -> Path:
     if not is_path:
         known = [*builtin.IMAGES, *builtin.TABLES]
         raise DataError(
-            f"data.ref must be a built-in name or the path of a CSV file, however {ref!r} is "
-            f"neither{nearest(ref, known)}"
+            f"data.ref must be a built-in name or the path of a file or folder, however {ref!r} "
+            f"is neither{nearest(ref, known)}"
         )
     return path
 
@@ -136,8 +144,17 @@ def _table(config: DataConfig, frame: pd.DataFrame, name: str) -> Data:
     return _data(config, fitted, target, x, parts, fingerprint, frame.index.to_numpy(), notes)
 
 
-def _images(config: DataConfig) -> Data:
-    """Make Data of a built-in set of images."""
+def _refuse_image_keys(config: DataConfig) -> None:
+    for key, value in (("image", config.image), ("size", config.size)):
+        if value is not None:
+            raise DataError(
+                f"data.{key} is for files of images, however {config.ref!r} is of another kind; "
+                "leave it out"
+            )
+
+
+def _built_in(config: DataConfig) -> sources.Images:
+    """Return a built-in set of images."""
     if config.target is not None:
         raise DataError(
             f"data.target is for tables, however {config.ref!r} holds images; leave it out"
@@ -147,17 +164,34 @@ def _images(config: DataConfig) -> Data:
             f"data.task 'regression' needs a numeric target, however {config.ref!r} holds images "
             "in classes; leave it out"
         )
+    _refuse_image_keys(config)
     pixels, labels = builtin.IMAGES[config.ref]()
-    target = as_target(pd.Series(labels, name="label"), "classification")
-    flat = pd.DataFrame(pixels.reshape(len(pixels), -1))
-    fingerprint = _digest(
-        "images", str(pixels.shape), pixels.astype("<f8").tobytes(), labels.astype("<i8").tobytes()
-    )
-    parts, repeats = _split(config, flat.assign(label=labels), target)
-    fitted = images.fit(pixels[parts[0]])
-    x = tuple(images.apply(fitted, pixels[rows]) for rows in parts)
-    places = np.arange(len(pixels))
-    return _data(config, fitted, target, x, parts, fingerprint, places, repeats)
+    return sources.Images(pixels, pd.Series(labels, name="label"))
+
+
+def _images(config: DataConfig, found: sources.Images) -> Data:
+    """Make Data of raw images; whole numbers as labels are classes, unless the task says so."""
+    pixels, labels, notes = found.pixels, found.labels, list(found.notes)
+    whole, known = is_integer_dtype(labels.dtype), ~cells.missing(labels)
+    if whole and known.all():
+        named: str | bytes = labels.to_numpy().astype("<i8").tobytes()
+    else:
+        named = "\x1f".join(word or "\x1e" for word in cells.text(labels))
+    fingerprint = _digest("images", str(pixels.shape), images.content(pixels), named)
+    if not known.all():
+        notes.append(f"{(~known).sum()} images without a label were left out")
+        pixels, labels = pixels[known], labels[known]
+    target = as_target(labels, config.task or ("classification" if whole else None))
+    distinct = images.digests(pixels).assign(label=labels.to_numpy())
+    parts, repeats = _split(config, distinct, target)
+    raw = [pixels[rows] for rows in parts]
+    fitted = images.fit(raw[0])
+    fitted |= {"size": list(config.size)} if config.size else {}
+    fitted |= {"image": config.image} if config.image else {}
+    x = tuple(images.hold(fitted, part) for part in raw)
+    places = labels.index.to_numpy()
+    notes += [target.note] if config.ref not in builtin.IMAGES else []
+    return _data(config, fitted, target, x, parts, fingerprint, places, [*notes, *repeats])
 
 
 def _split(
@@ -209,10 +243,11 @@ def _data(
     )
 
 
-def _digest(*pieces: str | bytes) -> str:
+def _digest(*pieces: str | bytes | memoryview) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of the pieces and where each ends."""
     digest = hashlib.sha256()
     for piece in pieces:
         data = piece.encode("utf-8", "surrogatepass") if isinstance(piece, str) else piece
-        digest.update(len(data).to_bytes(8, "little") + data)
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
     return digest.hexdigest()[:16]

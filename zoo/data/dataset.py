@@ -5,13 +5,16 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from zoo.data import images
+
 
 @dataclass(frozen=True)
 class Part:
     """One side of the split.
 
     Attributes:
-        x: float32 (N, *shape), preprocessed.
+        x: float32 (N, *shape), preprocessed; or uint8 (N, *shape), images that
+            :meth:`Data.prepare` preprocesses.
         y: int64 (N,) class indices, or float32 (N,) standardised targets for regression.
     """
 
@@ -41,6 +44,14 @@ class Data:
     def shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
         return tuple(self.train.x.shape[1:])
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return rows (N, *shape) of a part as models take them: float32, on the same device.
+
+        Images that are held as bytes are standardised; whatever is prepared already is returned
+        as it is.
+        """
+        return images.prepare(self.preprocessing, x)
 
     @property
     def outputs(self) -> int:

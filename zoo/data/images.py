@@ -1,30 +1,76 @@
-"""Images are standardised by one mean and one deviation, those of all training pixels."""
+"""Images are standardised by one mean and one deviation, those of all training pixels.
 
+Pixels that are bytes stay bytes, in memory and on the device; :func:`prepare` standardises a batch
+of them when it is needed.  All others are prepared once, as float32.
+"""
+
+import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import Tensor
 
+from zoo.data.cells import CONSTANT
 from zoo.errors import DataError
 
+Pixels = npt.NDArray[Any]
+AT_A_TIME = 2**22  # values that are worked on in a wider type at once
 
-def fit(pixels: npt.NDArray[Any]) -> dict[str, Any]:
+
+def fit(pixels: Pixels) -> dict[str, Any]:
     """Fit raw training images (N, *shape): scaled to at most 1, then standardised.
+
+    Raises:
+        DataError: all pixels are the same.
 
     >>> fit(np.array([[[[0.0, 8.0]]]]))
     {'kind': 'images', 'shape': [1, 1, 2], 'scale': 8.0, 'mean': 0.5, 'std': 0.5}
     """
-    scale = float(pixels.max())
-    scaled = pixels / scale
+    scale = max(float(pixels.max()), -float(pixels.min())) or 1.0
+    if pixels.dtype == np.uint8:
+        counts = sum(np.bincount(some.ravel(), minlength=256) for some in _portions(pixels))
+        levels = np.arange(256) / scale
+        mean = float(np.average(levels, weights=counts))
+        std = float(np.average((levels - mean) ** 2, weights=counts) ** 0.5)
+    else:
+        scaled = np.divide(pixels, scale, dtype=np.float64)
+        mean, std = float(scaled.mean()), float(scaled.std())
+    if not std > CONSTANT:
+        raise DataError(
+            f"images must differ, however every training pixel is {pixels.flat[0]:g}; "
+            "check the files"
+        )
     return {
         "kind": "images",
         "shape": list(pixels.shape[1:]),
         "scale": scale,
-        "mean": float(scaled.mean()),
-        "std": float(scaled.std()),
+        "mean": mean,
+        "std": std,
     }
+
+
+def hold(preprocessing: dict[str, Any], pixels: Pixels) -> Tensor:
+    """Return images as they are held: bytes as uint8 (N, *shape), others prepared, float32."""
+    if pixels.dtype != np.uint8:
+        return apply(preprocessing, pixels)
+    # By way of one axis, for NumPy may leave odd strides, which PyTorch takes for another layout.
+    return torch.from_numpy(pixels.reshape(-1)).view(pixels.shape)
+
+
+def prepare(preprocessing: dict[str, Any], x: Tensor) -> Tensor:
+    """Standardise images that are held as bytes, on their device; all else is prepared already.
+
+    >>> fitted = {"kind": "images", "scale": 8.0, "mean": 0.5, "std": 0.25}
+    >>> prepare(fitted, torch.tensor([0, 8], dtype=torch.uint8))
+    tensor([-2.,  2.])
+    >>> prepare(fitted, torch.tensor([0.0, 8.0]))
+    tensor([0., 8.])
+    """
+    return _standardised(preprocessing, x.to(torch.float32)) if x.dtype == torch.uint8 else x
 
 
 def apply(preprocessing: dict[str, Any], pixels: npt.ArrayLike) -> Tensor:
@@ -33,13 +79,49 @@ def apply(preprocessing: dict[str, Any], pixels: npt.ArrayLike) -> Tensor:
     Raises:
         DataError: the images have another shape, or values that are not finite.
     """
-    values = np.asarray(pixels, dtype=np.float64)
+    values = np.asarray(pixels)
     shape = tuple(preprocessing["shape"])
     if values.shape[1:] != shape:
         raise DataError(
             f"images must have the shape {shape}, however these have {values.shape[1:]}"
         )
-    if not np.isfinite(values).all():
-        raise DataError("pixels must be finite numbers, however some are NaN or infinite")
-    values = (values / preprocessing["scale"] - preprocessing["mean"]) / preprocessing["std"]
-    return torch.from_numpy(values.astype(np.float32))
+    if values.dtype == np.uint8:  # the arithmetic of prepare, to the last bit
+        return _standardised(preprocessing, torch.from_numpy(values.astype(np.float32)))
+    prepared = np.empty(values.shape, np.float32)
+    for some, out in zip(_portions(values), _portions(prepared), strict=True):
+        exact = np.asarray(some, dtype=np.float64)
+        if not np.isfinite(exact).all():
+            raise DataError("pixels must be finite numbers, however some are NaN or infinite")
+        with np.errstate(over="ignore"):
+            exact = (exact / preprocessing["scale"] - preprocessing["mean"]) / preprocessing["std"]
+            out[...] = exact
+        if not np.isfinite(out).all():
+            raise DataError(
+                "pixels must be like those trained on (up to "
+                f"{preprocessing['scale']:g}), however some are up to {np.abs(some).max():g}"
+            )
+    return torch.from_numpy(prepared)
+
+
+def content(pixels: Pixels) -> memoryview:
+    """Return all that the images are: bytes as they stand, others in double precision."""
+    plain = pixels if pixels.dtype == np.uint8 else pixels.astype("<f8", copy=False)
+    return np.ascontiguousarray(plain).reshape(-1).view(np.uint8).data
+
+
+def digests(pixels: Pixels) -> pd.DataFrame:
+    """Return two numbers (N, 2) that are equal where images are equal."""
+    rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
+    found = b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)
+    return pd.DataFrame(np.frombuffer(found, "<u8").reshape(-1, 2))
+
+
+def _standardised(preprocessing: dict[str, Any], x: Tensor) -> Tensor:
+    """Overwrite float32 pixels in the unit of the source by standardised ones."""
+    mean, std = preprocessing["mean"], preprocessing["std"]
+    return x.mul_(1 / (preprocessing["scale"] * std)).sub_(mean / std)
+
+
+def _portions(pixels: Pixels) -> Iterator[Pixels]:
+    rows = max(1, AT_A_TIME // max(1, pixels[:1].size))
+    return (pixels[start : start + rows] for start in range(0, len(pixels), rows))

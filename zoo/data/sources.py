@@ -1,0 +1,293 @@
+"""Where images come from: files of arrays, folders of pictures, tables of paths.
+
+Whatever the source, images become (N, channels, height, width), and labels one column.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_float_dtype
+
+from zoo.data import arrays, files, pictures
+from zoo.data.arrays import Array
+from zoo.errors import DataError, nearest
+from zoo.sections import DataConfig
+
+Kind = Literal["npz", "npy", "idx", "folder", "paths"]
+CHANNELS = (1, 3, 4)
+IDX = re.compile(r"[-.]idx(\d(-\w+)?)?(\.gz)?$")
+IDX_AXES = re.compile(r"idx\d")
+PART = "(train|val|valid|validation|test)"
+NAMES = re.compile(
+    rf"(?:{PART}_)?(?:(x|images?|data|pixels)|(?:y|labels?|targets?))(?:_{PART})?", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Raw images and what they show.
+
+    Attributes:
+        pixels: uint8 (N, C, H, W), or another type of number in the unit of the source.
+        labels: (N,), in order.
+        notes: what was done to them, in sentences.
+    """
+
+    pixels: Array
+    labels: pd.Series
+    notes: tuple[str, ...] = ()
+
+
+def kind(path: Path, image: str | None = None) -> Kind | None:
+    """Tell which source of images a path is by its name; None for all else, such as a table.
+
+    Args:
+        path: need not exist.
+        image: the column of paths, where the file is a table of these.
+
+    >>> kind(Path("mnist.npz")), kind(Path("train-images-idx3-ubyte.gz")), kind(Path("a.csv"))
+    ('npz', 'idx', None)
+    """
+    if image is not None:
+        return "paths"
+    if path.suffix.lower() == ".npz":
+        return "npz"
+    if path.suffix.lower() == ".npy":
+        return "npy"
+    if IDX.search(path.name):
+        return "idx"
+    try:
+        return "folder" if path.is_dir() else None
+    except OSError:  # a name that no file can have; reading says why
+        return None
+
+
+def read(config: DataConfig, path: Path) -> Images:
+    """Read images and their labels.
+
+    Raises:
+        DataError: naming the file that cannot be read, or what does not fit together.
+    """
+    source = kind(path, config.image)
+    if source in ("npz", "folder") and config.target is not None:
+        raise DataError(
+            f"data.target is for tables and for images whose labels lie elsewhere, however {path} "
+            "has its own; leave it out"
+        )
+    if source in ("npz", "npy", "idx") and config.size is not None:
+        raise DataError(
+            f"data.size is for files of one image each, however {path} holds an array; leave it out"
+        )
+    if source == "folder":
+        paths, classes, left_out = pictures.of_classes(path)
+        labels = pd.Series(classes, name="label", dtype=object)
+        return Images(pictures.decode(paths, config.size), labels, tuple(left_out))
+    if source == "paths":
+        return _table(config, path)
+    notes = []
+    if source == "npz":
+        pairs = _pairs(path)
+    else:
+        place = _labels_of(path, config.target)
+        pairs = [(_array(path), _array(place))]
+        notes.append(f"the labels are those of {place.name}")
+    labels = pd.concat([_labels(y, len(x), path) for x, y in pairs], ignore_index=True)
+    pixels, turned = layout(_joined([x for x, _ in pairs], path), path)
+    return Images(pixels, labels, (*notes, *turned))
+
+
+def rows(preprocessing: Mapping[str, Any], path: Path) -> Array:
+    """Read raw images (N, C, H, W) of any source without their labels.
+
+    Raises:
+        DataError: naming the file that cannot be read.
+    """
+    source = kind(path)
+    size = tuple(preprocessing["size"]) if preprocessing.get("size") else None
+    if source == "folder":
+        return pictures.decode(pictures.of_folder(path), size)
+    if source is None:
+        column = preprocessing.get("image")
+        if column is None:
+            raise DataError(
+                f"{path}: a CSV file holds a table, however these models were trained on images"
+            )
+        return pictures.decode(_paths(files.read(path, [column]), column, path), size)
+    if source == "npz":
+        roles = _roles(path)
+        found = arrays.npz(path, [names["x"] for names in roles.values() if "x" in names])
+        return layout(_joined([*found.values()], path), path)[0]
+    return layout(_array(path), path)[0]
+
+
+def layout(raw: Array, path: Path) -> tuple[Array, list[str]]:
+    """Bring images into the order (N, C, H, W), whole numbers from 0 to 255 as bytes.
+
+    Args:
+        raw: (N, H, W), (N, C, H, W) or (N, H, W, C).
+        path: where they are from, for errors.
+
+    Returns:
+        the images, and a note where axes were exchanged.
+
+    Raises:
+        DataError: where they are no images, or which axis is which cannot be told.
+
+    >>> layout(np.zeros((5, 8, 8, 3)), Path("x.npy"))[1]
+    ['images (8, 8, 3) were turned to (3, 8, 8), channels first']
+    """
+    shape, notes = raw.shape, []
+    if raw.dtype.kind not in "biuf":
+        raise DataError(f"{path}: pixels must be numbers, however they are {raw.dtype.name}")
+    if len(shape) == 3:
+        raw = raw.reshape(len(raw), 1, *shape[1:])
+    elif len(shape) != 4 or (shape[1] in CHANNELS) == (shape[3] in CHANNELS):
+        raise DataError(
+            f"{path}: images must be (N, height, width), (N, channels, height, width) or (N, "
+            f"height, width, channels) with 1, 3 or 4 channels, however these are {shape}, of "
+            "which it cannot be told; save them in another shape"
+        )
+    elif shape[3] in CHANNELS:
+        raw = raw.transpose(0, 3, 1, 2)
+        notes = [f"images {shape[1:]} were turned to {raw.shape[1:]}, channels first"]
+    if not math.prod(shape):
+        raise DataError(f"{path}: must hold images, however their shape is {shape}: none")
+    if raw.dtype.kind != "f":
+        if raw.min() >= 0 and raw.max() <= 255:
+            raw = raw.astype(np.uint8, copy=False)
+    else:
+        for number, image in enumerate(raw):
+            if not np.isfinite(image).all():
+                raise DataError(
+                    f"{path}: pixels must be finite numbers, however some of image {number} (the "
+                    "first is 0) are not"
+                )
+    return np.ascontiguousarray(raw, raw.dtype.newbyteorder("=")), notes
+
+
+def _table(config: DataConfig, path: Path) -> Images:
+    """Read the images that a table names, and their labels."""
+    if config.target is None:
+        raise DataError(
+            f"data.target must name the column of labels, however it is not given for {path}"
+        )
+    frame = files.read(path, [config.image or ""])
+    if config.target not in frame.columns:
+        raise DataError(
+            f"data.target must be a column of {path}, however it has no {config.target!r}"
+            f"{nearest(config.target, frame.columns)}"
+        )
+    labels = frame[config.target]
+    if is_float_dtype(labels):  # perhaps only since some are missing
+        labels = labels.convert_dtypes()
+    paths = _paths(frame, config.image or "", path)
+    return Images(pictures.decode(paths, config.size), labels)
+
+
+def _paths(frame: pd.DataFrame, column: str, path: Path) -> list[Path]:
+    """Return the files that a column of a table names."""
+    if column not in frame.columns:
+        raise DataError(
+            f"data.image must be a column of {path}, however it has no {column!r}"
+            f"{nearest(column, frame.columns)}"
+        )
+    names = [None if pd.isna(name) else str(name) for name in frame[column]]
+    return pictures.below(path.parent, names)
+
+
+def _array(path: Path) -> Array:
+    return arrays.npy(path) if kind(path) == "npy" else arrays.idx(path)
+
+
+def _labels_of(path: Path, target: str | None) -> Path:
+    """Find the file of labels that belongs to a file of images."""
+    if target is not None:
+        return Path(target)
+    name = IDX_AXES.sub("idx1", path.name.replace("images", "labels"))
+    if kind(path) == "idx" and name != path.name:
+        bare = name.removesuffix(".gz")
+        for beside in (name, bare, f"{bare}.gz"):
+            if path.with_name(beside).exists():
+                return path.with_name(beside)
+        fact = f"there is no {name} beside {path}"
+    else:
+        fact = f"it is not given for {path}"
+    raise DataError(f"data.target must name the file of labels, however {fact}")
+
+
+def _roles(path: Path) -> dict[str, dict[Literal["x", "y"], str]]:
+    """Tell by their names which arrays of an ``.npz`` are images and labels of each part."""
+    roles: dict[str, dict[Literal["x", "y"], str]] = {}
+    present = arrays.npz_names(path)
+    for name in present:
+        if match := NAMES.fullmatch(name):
+            before, is_x, after = match.groups()
+            part = roles.setdefault((before or after or "").lower(), {})
+            role: Literal["x", "y"] = "x" if is_x else "y"
+            if role in part:
+                raise DataError(
+                    f"{path}: needs one array of images and one of labels, however {part[role]!r} "
+                    f"and {name!r} could both be that; remove one"
+                )
+            part[role] = name
+    if not any("x" in part for part in roles.values()):
+        raise DataError(
+            f"{path}: arrays must be called x and y (or images and labels, data and target; in "
+            "parts x_train, y_train, x_test, y_test), however these are called "
+            f"{', '.join(map(repr, present)) or 'nothing'}; rename them"
+        )
+    return roles
+
+
+def _pairs(path: Path) -> list[tuple[Array, Array]]:
+    """Read images and labels of every part of an ``.npz``."""
+    roles = _roles(path).values()
+    for part in roles:
+        if len(part) < 2:
+            (lone,) = part.values()
+            raise DataError(
+                f"{path}: images and their labels come in pairs, such as x_train and y_train, "
+                f"however {lone!r} is alone; add the other, or remove it"
+            )
+    found = arrays.npz(path, [name for part in roles for name in part.values()])
+    return [(found[part["x"]], found[part["y"]]) for part in roles]
+
+
+def _joined(parts: list[Array], path: Path) -> Array:
+    """Join the images of all parts."""
+    shapes = {part.shape[1:] for part in parts}
+    if len(shapes) > 1:
+        raise DataError(
+            f"{path}: images must have one shape, however they have "
+            f"{' and '.join(map(str, sorted(shapes)))}"
+        )
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _labels(raw: Array, images: int, path: Path) -> pd.Series:
+    """Return labels (N,) or (N, 1) as a column."""
+    if raw.ndim != 1 and not (raw.ndim == 2 and raw.shape[1] == 1):
+        raise DataError(
+            f"{path}: labels must be (N,), one for each image, however their shape is {raw.shape}"
+        )
+    if len(raw) != images:
+        raise DataError(
+            f"{path}: every image needs its label, however there are {images} images and "
+            f"{len(raw)} labels"
+        )
+    flat = raw.reshape(-1)
+    try:
+        if flat.dtype.kind == "S":
+            flat = np.char.decode(flat, "utf-8")
+        if flat.dtype.kind == "U":
+            return pd.Series(flat.astype(object), name="label")
+    except ValueError as error:
+        raise DataError(f"{path}: labels must be UTF-8 text, however {error}") from None
+    native = np.float64 if flat.dtype.kind == "f" else flat.dtype.newbyteorder("=")
+    return pd.Series(flat.astype(native), name="label")
