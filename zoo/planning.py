@@ -60,18 +60,19 @@ class _Start:
     name: str = ""
 
 
-def plan(config: Config, registry: Registry | None = None) -> Plan:
+def plan(config: Config, registry: Registry | None = None, *, frame: Any = None) -> Plan:
     """Load the data and check every setting against it; nothing is written.
 
     Args:
         config: what is asked for.
         registry: where weights to start from are looked up, if any run is to start from another.
+        frame: the table to learn from, of pandas, polars or Arrow, where ``data.ref`` only names it.
 
     Raises:
         DataError, ConfigError: where the data or a setting will not do.
         NotFoundError: where weights to start from are not there.
     """
-    data = load(config.cells[0][0].data)
+    data = load(config.cells[0][0].data, frame)
     starts = {run.init: _find(run.init, registry) for run, _ in config.cells}
     runs = [
         (run.model_copy(update={"init": starts[run.init].init}), varied, seed, ())
@@ -86,6 +87,8 @@ def continuation(
     epochs: int,
     changes: Mapping[str, Any],
     name: str | None,
+    *,
+    frame: Any = None,
 ) -> Plan:
     """Plan to train finished runs on, each as a child of its own.
 
@@ -98,6 +101,7 @@ def continuation(
         epochs: the most epochs to train.
         changes: dotted key -> value, settings that shall differ from the parents'.
         name: of the children; by default the parents' with ``-continued``.
+        frame: the table they learnt from, where it was not a file.
 
     Raises:
         NotFoundError, MismatchError: where there are no such runs, or they learnt from other data.
@@ -131,7 +135,7 @@ def continuation(
         child = config.model_copy(update={"init": start.init})
         origin = (parent.id,) if parent.id in known else ()
         runs.append((child, parent.varied, parent.seed or 0, origin))
-    data = load(runs[0][0].data)
+    data = load(runs[0][0].data, frame)
     for what, theirs, ours in (
         ("content", first.data_fingerprint, data.fingerprint),
         ("split", first.split_hash, data.split_hash),

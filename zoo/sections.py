@@ -25,11 +25,17 @@ class DataConfig(Section):
     """Which data, and how they are split.  Every member of a zoo sees the same split."""
 
     ref: str = Field(
-        min_length=1, description="a built-in name (digits, iris, ...) or the path of a CSV file"
+        min_length=1, description="a built-in name (digits, iris, ...) or the path of a file"
     )
     target: str | None = Field(default=None, description="the column to predict, for a file")
     task: Literal["classification", "regression"] | None = Field(
         default=None, description="found from the target when not given"
+    )
+    columns: dict[str, Literal["numeric", "categorical", "boolean", "datetime", "drop"]] = Field(
+        default_factory=dict, description="what columns of a table hold; others are looked at"
+    )
+    scaling: Literal["standard", "robust", "quantile"] = Field(
+        default="standard", description="how the numbers of a table are scaled"
     )
     split_seed: Seed = 0
     val: Fraction = 0.2

@@ -96,7 +96,7 @@ def test_text_in_a_numeric_column_of_new_rows_is_refused_by_row():
         apply(fitted, pd.DataFrame({"x": ["1", "two"]}))
     with pytest.raises(DataError, match="those it was trained on"):
         apply(
-            fitted | {"columns": [fitted["columns"][0] | {"std": 1e-9}]},
+            fitted | {"columns": [fitted["columns"][0] | {"scale": 1e-90}]},
             pd.DataFrame({"x": [1e90]}),
         )
 

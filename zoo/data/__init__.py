@@ -7,6 +7,8 @@ tensors with it, by the very code that prepared the validation and test rows.
 """
 
 import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +17,25 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from zoo.data import builtin, cells, files, images, tabular
+from zoo.data import arrow, builtin, cells, files, images, leaks, tabular
 from zoo.data.dataset import Data, Part
 from zoo.data.split import IntArray, grouped, split
 from zoo.data.targets import Target, as_target, standardisation
 from zoo.errors import DataError, nearest
 from zoo.sections import DataConfig
 
-__all__ = ["Data", "Part", "apply", "load", "read_rows"]
+__all__ = ["Data", "Part", "apply", "load", "read_chunks", "read_rows"]
 
 
-def load(config: DataConfig) -> Data:
-    """Load a built-in data set or a CSV file, split it, and preprocess it as its train rows ask.
+def load(config: DataConfig, frame: Any = None) -> Data:
+    """Load a table or a built-in data set, split it, and preprocess it as its train rows ask.
 
     A built-in name comes first; a file of the same name is reached as ``./name``.  The same
     settings and content give the same tensors on every machine.
+
+    Args:
+        config: which data, and how they are prepared.
+        frame: the table itself, of pandas, polars or Arrow; ``config.ref`` is then only its name.
 
     Raises:
         DataError: what cannot be found, read, split or learnt from.
@@ -39,19 +45,25 @@ def load(config: DataConfig) -> Data:
     ('classification', ('setosa', 'versicolor', 'virginica'), (4,))
     >>> len(data.train), len(data.val), len(data.test)
     (90, 30, 30)
+    >>> houses = pd.DataFrame({"area": range(50), "price": [2.5 * i for i in range(50)]})
+    >>> load(DataConfig(ref="houses", target="price"), houses).task
+    'regression'
     """
-    if config.ref in builtin.IMAGES:
+    if frame is None and config.ref in builtin.IMAGES:
         return _images(config)
-    if config.ref in builtin.TABLES:
-        return _table(config, builtin.TABLES[config.ref](), config.target or "target")
-    path = _path(config.ref)
-    frame = files.read(path)
+    if frame is not None:
+        table = arrow.from_python(frame, config.columns, config.ref)
+    elif config.ref in builtin.TABLES:
+        table = arrow.from_python(builtin.TABLES[config.ref](), config.columns, config.ref)
+        return _table(config, table, config.target or "target")
+    else:
+        table = files.read(_path(config.ref), config.columns)
     if config.target is None:
         raise DataError(
-            f"data.target must name the column to predict, however it is not given for {path}; "
-            f"its columns are {', '.join(map(repr, frame.columns))}"
+            f"data.target must name the column to predict, however it is not given for "
+            f"{config.ref}; its columns are {', '.join(map(repr, table.columns))}"
         )
-    return _table(config, frame, config.target)
+    return _table(config, table, config.target)
 
 
 def apply(preprocessing: dict[str, Any], rows: Any) -> Tensor:
@@ -74,17 +86,36 @@ def apply(preprocessing: dict[str, Any], rows: Any) -> Tensor:
 
 
 def read_rows(preprocessing: dict[str, Any], path: Path) -> pd.DataFrame:
-    """Read the rows of a CSV file for :func:`apply`, categories as they are written.
+    """Read the rows of a file for :func:`apply`, categories as they are written.
+
+    Raises:
+        DataError: the file cannot be read, or the data learnt from were images.
+    """
+    portions = list(read_chunks(preprocessing, path, rows=1 << 30))
+    return portions[0] if len(portions) == 1 else pd.concat(portions)
+
+
+def read_chunks(
+    preprocessing: dict[str, Any], path: Path, rows: int = 1 << 16
+) -> Iterator[pd.DataFrame]:
+    """Read the rows of a file for :func:`apply`, portion by portion: it may exceed the memory.
+
+    Args:
+        preprocessing: :attr:`Data.preprocessing`.
+        path: of a file in any format that :func:`load` reads.
+        rows: the most rows of a portion; they are numbered through.
 
     Raises:
         DataError: the file cannot be read, or the data learnt from were images.
     """
     if preprocessing["kind"] == "images":
         raise DataError(
-            f"{path}: a CSV file holds a table, however these models were trained on images"
+            f"{path}: this file holds a table, however these models were trained on images"
         )
     columns = preprocessing["columns"]
-    return files.read(path, [c["name"] for c in columns if c["kind"] == "categorical"])
+    kinds = {c["name"]: c["kind"] for c in columns if c["kind"] != "empty"}
+    as_written = [c["name"] for c in columns if c.get("as_written")]
+    return files.chunks(path, kinds, as_written, rows)
 
 
 def _path(ref: str) -> Path:
@@ -96,7 +127,7 @@ def _path(ref: str) -> Path:
     if not is_path:
         known = [*builtin.IMAGES, *builtin.TABLES]
         raise DataError(
-            f"data.ref must be a built-in name or the path of a CSV file, however {ref!r} is "
+            f"data.ref must be a built-in name or the path of a file, however {ref!r} is "
             f"neither{nearest(ref, known)}"
         )
     return path
@@ -109,7 +140,7 @@ def _table(config: DataConfig, frame: pd.DataFrame, name: str) -> Data:
             f"data.target must be a column of {config.ref}, however it has no {name!r}"
             f"{nearest(name, frame.columns)}"
         )
-    fingerprint = _digest("table", name, *tabular.content(frame))
+    fingerprint = _digest(chain(("table", name), tabular.content(frame)))
     known = ~cells.missing(frame[name])
     notes = []
     if not known.all():
@@ -118,21 +149,31 @@ def _table(config: DataConfig, frame: pd.DataFrame, name: str) -> Data:
     if numbered is not None and numbered != name:
         notes.append(f"the unnamed column {numbered!r}, which only numbers the rows, was dropped")
         frame = frame.drop(columns=numbered)
-    frame = frame[known]
+    dropped = [column for column, kind in config.columns.items() if kind == "drop"]
+    notes += [f"column {column!r} was dropped, as data.columns asks" for column in dropped]
+    frame = frame if known.all() else frame[known]
     target = as_target(frame[name], config.task)
     features = frame.drop(columns=name)
     kinds = tabular.kinds(features)
     parts, repeats = _split(config, frame, target)
 
-    fitted, fit_notes = tabular.fit(features.iloc[parts[0]], kinds)
-    unseen = tabular.unseen(fitted, features.iloc[np.concatenate(parts[1:])])
+    fitted, fit_notes = tabular.fit(
+        features, kinds, rows=parts[0], how=config.scaling, declared=config.columns
+    )
+    unseen = tabular.unseen(fitted, features, np.concatenate(parts[1:]))
+    suspects = leaks.suspects(features, target.values, bool(target.classes), parts[0])
     notes += [target.note, *fit_notes, *repeats]
     notes += [
         f"column {column!r}: {count} val and test cells hold values unseen in training, "
         "encoded as unknown (all zeros)"
         for column, count in unseen.items()
     ]
-    x = tuple(tabular.apply(fitted, features.iloc[rows]) for rows in parts)
+    notes += [
+        f"column {column!r} alone tells {share:.2%} of {name!r}: is it the target by another name? "
+        f'data.columns = {{"{column}" = "drop"}} leaves it out'
+        for column, share in suspects.items()
+    ]
+    x = tuple(tabular.encode(fitted, features, parts))
     return _data(config, fitted, target, x, parts, fingerprint, frame.index.to_numpy(), notes)
 
 
@@ -151,7 +192,12 @@ def _images(config: DataConfig) -> Data:
     target = as_target(pd.Series(labels, name="label"), "classification")
     flat = pd.DataFrame(pixels.reshape(len(pixels), -1))
     fingerprint = _digest(
-        "images", str(pixels.shape), pixels.astype("<f8").tobytes(), labels.astype("<i8").tobytes()
+        (
+            "images",
+            str(pixels.shape),
+            pixels.astype("<f8").tobytes(),
+            labels.astype("<i8").tobytes(),
+        )
     )
     parts, repeats = _split(config, flat.assign(label=labels), target)
     fitted = images.fit(pixels[parts[0]])
@@ -204,15 +250,16 @@ def _data(
         classes=target.classes,
         preprocessing=fitted,
         fingerprint=fingerprint,
-        split_hash=_digest(fingerprint, *places),
+        split_hash=_digest((fingerprint, *places)),
         notes=tuple(notes),
     )
 
 
-def _digest(*pieces: str | bytes) -> str:
+def _digest(pieces: Iterable[str | bytes]) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of the pieces and where each ends."""
     digest = hashlib.sha256()
     for piece in pieces:
         data = piece.encode("utf-8", "surrogatepass") if isinstance(piece, str) else piece
-        digest.update(len(data).to_bytes(8, "little") + data)
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
     return digest.hexdigest()[:16]
