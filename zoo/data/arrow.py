@@ -97,16 +97,23 @@ it is a dict
     for place, name in enumerate(names):
         if declared.get(name) == "drop":
             continue
-        column = frame.iloc[:, place].set_axis(rows).rename(name)
         wanted: Any = declared.get(name)
-        if isinstance(column.dtype, pd.ArrowDtype):
-            values = pa.chunked_array(column.array.__arrow_array__())
-            kept[name] = _series(values, name, rows, wanted, ())
-            continue
-        if isinstance(column.dtype, pd.SparseDtype):
-            column = column.sparse.to_dense()
-        kept[name] = cells.canonical(column, wanted)
+        kept[name] = series(frame.iloc[:, place].set_axis(rows).rename(name), wanted)
     return pd.DataFrame(kept, index=rows, copy=False)
+
+
+def series(column: pd.Series, wanted: Kind | None = None) -> pd.Series:
+    """Return a column of any type of pandas as this package keeps it.
+
+    >>> series(pd.Series([1, None], dtype="int64[pyarrow]")).tolist()
+    [1.0, nan]
+    """
+    if isinstance(column.dtype, pd.ArrowDtype):
+        values = pa.chunked_array(column.array.__arrow_array__())
+        return _series(values, str(column.name), column.index, wanted, ())
+    if isinstance(column.dtype, pd.SparseDtype):
+        column = column.sparse.to_dense()
+    return cells.canonical(column, wanted)
 
 
 def names_of(names: Iterable[object]) -> list[str]:

@@ -21,7 +21,7 @@ from zoo.data.cells import NUMBER
 from zoo.errors import DataError
 
 MARKS = ",;\t|"
-HEAD = 1 << 24  # bytes within which the header must end
+HEAD = 1 << 22  # bytes within which the header must end
 MOST_WORDS = 2**31 - 1
 TEXT = pa.dictionary(pa.int32(), pa.string())
 
@@ -143,7 +143,9 @@ def _read(
     return pyarrow.csv.read_csv(
         pa.BufferReader(pa.py_buffer(block).slice(start)),
         pyarrow.csv.ReadOptions(column_names=form.names, block_size=_block_size(len(block))),
-        pyarrow.csv.ParseOptions(delimiter=form.mark, newlines_in_values=_quotes(block, start) > 0),
+        pyarrow.csv.ParseOptions(
+            delimiter=form.mark, newlines_in_values=block.find(b'"', start) >= 0
+        ),
         pyarrow.csv.ConvertOptions(
             column_types=types,
             include_columns=kept,
@@ -162,23 +164,24 @@ def _block_size(length: int) -> int:
     return min(max(length // 16, 1 << 20), 1 << 23)
 
 
-def _quotes(block: bytes, start: int) -> int:
-    return block.count(b'"', start)
-
-
 def _is_doubtful(block: bytes, start: int, mark: str) -> bool:
     """Tell whether quotes may be read wrongly: one is open, or follows a space."""
-    if not (quotes := _quotes(block, start)):
+    if block.find(b'"', start) < 0:
         return False
     after_space = re.compile(rb"(?:^|\n|" + re.escape(mark.encode()) + rb') +"')
-    return quotes % 2 == 1 or after_space.search(block, max(start - 1, 0)) is not None
+    return _is_open(block, start) or after_space.search(block, max(start - 1, 0)) is not None
+
+
+def _is_open(block: bytes, start: int) -> bool:
+    return block.count(b'"', start) % 2 == 1
 
 
 def _mended(form: Layout, block: bytes, start: int, line: int) -> bytes:
     """Write the rows out plainly, once every one is known to have as many cells as the header."""
-    odd = _quotes(block, start) % 2 == 1
     lines = io.StringIO(block[start:].decode(), newline="")
-    reader = csv.reader(lines, delimiter=form.mark, skipinitialspace=True, strict=odd)
+    reader = csv.reader(
+        lines, delimiter=form.mark, skipinitialspace=True, strict=_is_open(block, start)
+    )
     out = io.StringIO(newline="")
     try:
         csv.writer(out, delimiter=form.mark, lineterminator="\n").writerows(

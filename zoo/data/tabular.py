@@ -107,7 +107,9 @@ def apply(preprocessing: dict[str, Any], frame: Any) -> Tensor:
     Raises:
         DataError: a column is missing, or a cell cannot be read as its column was in training.
     """
-    if not isinstance(frame, pd.DataFrame):
+    if isinstance(frame, pd.DataFrame):
+        frame = frame.set_axis(arrow.names_of(frame.columns), axis=1)
+    else:
         kinds = {c["name"]: c["kind"] for c in preprocessing["columns"] if c["kind"] != "empty"}
         frame = arrow.from_python(frame, kinds)
     return encode(preprocessing, frame, [np.arange(len(frame))])[0]
@@ -118,12 +120,11 @@ def encode(
 ) -> list[Tensor]:
     """Turn the rows of each part into features: see :func:`apply`."""
     columns = preprocessing["columns"]
-    names = list(map(str, frame.columns))
     for column in columns:
         if column["name"] not in frame.columns:
             raise DataError(
                 f"every column of the training data is needed, however {column['name']!r} is "
-                f"missing{nearest(column['name'], names)}"
+                f"missing{nearest(column['name'], frame.columns)}"
             )
     prepared = [_prepared(column, frame[column["name"]]) for column in columns]
     widths = [len(_features(column)) for column in columns]
@@ -214,15 +215,15 @@ def _prepared(column: dict[str, Any], raw: pd.Series) -> npt.NDArray[Any]:
     kind = column["kind"]
     if kind == "empty":
         return np.zeros(len(raw), dtype=np.float32)
+    held = arrow.series(raw, kind)
     if kind == "categorical":
-        coded = cells.words(raw)
+        coded = cells.words(held)
         places = {word: place for place, word in enumerate(column["categories"])}
         width = len(places) + column["missing"]
         # An unseen category points past the last feature.
         place = [places.get(word, width) for word in coded.words]
         return np.array([*place, width - column["missing"]], dtype=np.int32)[coded.codes]
     if kind == "datetime":
-        held = cells.times(raw)
         if (getattr(held.dtype, "tz", None) is not None) != column["zone"] and held.notna().any():
             rule = "a time zone" if column["zone"] else "no time zone"
             raise DataError(
@@ -230,7 +231,6 @@ def _prepared(column: dict[str, Any], raw: pd.Series) -> npt.NDArray[Any]:
                 "these are not so; write them alike"
             )
         return times.microseconds(held)
-    held = cells.canonical(raw, kind)
     return held.to_numpy() if held.dtype.kind in "iuf" else cells.numbers(held, kind)
 
 
@@ -246,9 +246,10 @@ def _encode(column: dict[str, Any], values: npt.NDArray[Any], out: npt.NDArray[n
     moments = values
     values = times.days(values) if kind == "datetime" else values.astype(np.float64, copy=False)
     gaps = np.isnan(values)
-    scaled = scaling.apply(column, np.where(gaps, column["fill"], values))
-    beyond = ~(np.abs(scaled) <= LARGEST)
-    if beyond.any():
+    filled = np.where(gaps, column["fill"], values) if gaps.any() else values
+    scaled = scaling.apply(column, filled)
+    if not np.abs(scaled).max(initial=0) <= LARGEST:
+        beyond = np.abs(scaled) > LARGEST
         raise DataError(
             f"column {column['name']!r} must hold numbers like those it was trained on (centre "
             f"{column['centre']:g}, scale {column['scale']:g}), however one is "
