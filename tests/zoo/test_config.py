@@ -196,6 +196,8 @@ def test_the_hash_of_settings_written_in_full_is_pinned():
             "ref": "iris",
             "target": "y",
             "task": "classification",
+            "columns": {"zip": "categorical", "a.b": "drop"},
+            "scaling": "robust",
             "split_seed": 1,
             "val": 0.25,
             "test": 0.2,
@@ -293,7 +295,7 @@ def test_the_hash_of_settings_written_in_full_is_pinned():
             "greyscale": 0.125,
         },
     )
-    assert run.hash == "9af9426a7dd4e101"
+    assert run.hash == "0ac4942f62841fc5"
     told = run.model_dump(exclude_unset=True)
     assert {name: len(section) for name, section in told.items()} == {
         name: len(section) for name, section in run.model_dump().items()
@@ -345,6 +347,8 @@ DIFFERENT = [
     {},
     {"data": {"ref": "iris", "split_seed": 1}},
     {"data": {"ref": "iris", "val": 0.1}},
+    {"data": {"ref": "iris", "scaling": "quantile"}},
+    {"data": {"ref": "iris", "columns": {"target": "categorical"}}},
     {"model": {"hidden": [8]}},
     {"model": {"name": "cnn"}},
     {"optim": {"lr": 0.5}},

@@ -128,8 +128,12 @@ def test_a_stream_of_arrow_and_a_frame_with_its_interface_are_read(frame, tmp_pa
     assert same(load(config(tmp_path / "t.arrows")), known)
     assert same(load(config("any"), table), known)
     assert same(load(config("any"), frame.convert_dtypes(dtype_backend="pyarrow")), known)
+
+
+def test_a_frame_of_polars_is_read(frame):
     polars = pytest.importorskip("polars")
-    assert same(load(config("any"), polars.from_arrow(table)), known)
+    theirs = polars.from_arrow(pa.Table.from_pandas(frame))
+    assert same(load(config("any"), theirs), load(config("any"), frame))
 
 
 def test_quotes_hold_marks_lines_and_quotes_in_a_cell(tmp_path):
