@@ -66,7 +66,7 @@ def plan(config: Config, registry: Registry | None = None, *, frame: Any = None)
     Args:
         config: what is asked for.
         registry: where weights to start from are looked up, if any run is to start from another.
-        frame: the table to learn from, of pandas, polars or Arrow, where ``data.ref`` only names it.
+        frame: the table, of pandas, polars or Arrow; ``data.ref`` is then only its name.
 
     Raises:
         DataError, ConfigError: where the data or a setting will not do.

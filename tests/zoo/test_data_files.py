@@ -21,8 +21,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ensemble import combine, compare
+from zoo import Registry, continuation, parse, plan, train_many
 from zoo.data import apply, delimited, files, load, opening, read_chunks, read_rows
-from zoo.errors import DataError
+from zoo.errors import DataError, MismatchError
 from zoo.sections import DataConfig
 
 ROWS = 80
@@ -349,3 +351,32 @@ def test_any_bytes_give_data_or_a_refusal_and_nothing_else(content, name, start)
         kinds = {"kind": "table", "columns": [{"name": "x", "kind": "numeric"}]}
         with contextlib.suppress(DataError):
             list(read_chunks(kinds, path, rows=2))
+
+
+def test_a_zoo_is_planned_on_a_frame_that_the_reference_only_names(frame):
+    asked = parse({"data": {"ref": "houses", "target": "price"}, "seeds": 2})
+    planned = plan(asked, frame=frame)
+    assert same(planned.data, load(config("elsewhere"), frame))
+    assert {request.data_ref for request in planned.requests} == {"houses"}
+    assert planned.requests[0].preprocessing == planned.data.preprocessing
+    with pytest.raises(DataError, match="frame of pandas, polars or Arrow, however it is a list"):
+        plan(asked, frame=[1, 2])
+    with pytest.raises(DataError, match="'a' comes more than once"):
+        plan(asked, frame=pd.DataFrame([[1, 2]], columns=["a", " a"]))
+    with pytest.raises(DataError, match="its columns are 'area', 'rooms'"):
+        load(DataConfig(ref="houses"), frame)
+
+
+def test_a_zoo_of_a_frame_is_trained_combined_compared_and_continued(frame, tmp_path):
+    asked = {"data": {"ref": "houses", "target": "price"}, "seeds": 2, "train": {"epochs": 2}}
+    with Registry(f"sqlite:///{tmp_path}/r.db", tmp_path / "blobs") as registry:
+        runs = train_many(plan(parse(asked), frame=frame), registry)
+        combine(registry, runs, "predictions", frame=frame)
+        assert len(compare(registry, registry.runs(), frame=frame).rows) == 3
+        more = continuation(registry, ["houses-mlp"], 1, {}, None, frame=frame)
+        assert len(train_many(more, registry)) == 2
+        with pytest.raises(DataError, match="'houses' is neither"):
+            compare(registry, registry.runs())
+        changed = frame.assign(area=1.0)
+        with pytest.raises(MismatchError, match="content of houses has changed"):
+            continuation(registry, ["houses-mlp"], 1, {}, None, frame=changed)
