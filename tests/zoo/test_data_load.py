@@ -285,6 +285,8 @@ def test_a_bad_reference_is_refused_with_what_was_probably_meant(csv, tmp_path):
     assert "did you mean 'price'?" in refusal(csv("price,y\n1,2\n", target="prise"))
     assert "leave it out" in refusal(DataConfig(ref="digits", target="label"))
     assert "leave it out" in refusal(DataConfig(ref="digits", task="regression"))
+    assert "data.scaling is for tables" in refusal(DataConfig(ref="digits", scaling="robust"))
+    assert "data.columns is for tables" in refusal(DataConfig(ref="digits", columns={"x": "drop"}))
 
 
 def test_fractions_that_leave_nothing_to_train_on_are_refused():

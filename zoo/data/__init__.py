@@ -188,6 +188,11 @@ def _images(config: DataConfig) -> Data:
             f"data.task 'regression' needs a numeric target, however {config.ref!r} holds images "
             "in classes; leave it out"
         )
+    for key in ("columns", "scaling"):
+        if key in config.model_dump(exclude_defaults=True):
+            raise DataError(
+                f"data.{key} is for tables, however {config.ref!r} holds images; leave it out"
+            )
     pixels, labels = builtin.IMAGES[config.ref]()
     target = as_target(pd.Series(labels, name="label"), "classification")
     flat = pd.DataFrame(pixels.reshape(len(pixels), -1))

@@ -9,7 +9,9 @@ import pandas as pd
 from zoo.data import times
 from zoo.data.cells import IntArray
 
-SAMPLE = 10_000  # rows that are looked at
+SAMPLE = 400_000  # cells that are looked at
+MOST_ROWS = 10_000
+LEAST_ROWS = 500
 FEWEST = 20  # rows below which nothing can be said
 PER_GROUP = 5  # rows of a group below which it tells its target by chance
 MOST_GROUPS = 64
@@ -38,34 +40,38 @@ def suspects(
     >>> suspects(frame, frame["grams"].to_numpy() / 1000, False, np.arange(90))
     {'grams': 1.0}
     """
-    chosen = rows[:: max(1, -(-len(rows) // SAMPLE))]
+    most = min(MOST_ROWS, max(LEAST_ROWS, SAMPLE // max(len(features.columns), 1)))
+    chosen = rows[:: max(1, -(-len(rows) // most))]
     wanted = target[chosen]
     if len(chosen) < FEWEST:
         return {}
     by_chance = np.bincount(wanted).max() / len(wanted) if is_class else 0.0
     if by_chance >= SUSPICIOUS:
         return {}
+    ranks = None if is_class else _ranks(wanted)
     found = {}
     for name in features.columns:
-        told = _told(features[name].iloc[chosen], wanted, is_class)
+        told = _told(features[name].iloc[chosen], wanted, ranks)
         if told >= SUSPICIOUS:
             found[name] = told
     return found
 
 
-def _told(column: pd.Series, target: npt.NDArray[Any], is_class: bool) -> float:
-    """Return how much of the target a column tells, from 0 to 1."""
+def _told(
+    column: pd.Series, target: npt.NDArray[Any], ranks: npt.NDArray[np.float64] | None
+) -> float:
+    """Return how much of the target a column tells, from 0 to 1; quantities have ranks."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         groups = np.unique(column.cat.codes.to_numpy(), return_inverse=True)[1]
-        return _by_group(groups, target, is_class)
+        return _by_group(groups, target, ranks is None)
     values = _values(column)
+    if ranks is not None:
+        return abs(_correlation(_ranks(values), ranks))
     order = np.unique(values, return_inverse=True)[1]  # NaN, the largest, is a group too
-    if not is_class:
-        return abs(_correlation(_ranks(values), _ranks(target)))
     if order.max() >= len(order) // PER_GROUP:
         count = min(MOST_GROUPS, len(order) // PER_GROUP)
         order = np.argsort(np.argsort(values, kind="stable"), kind="stable") * count // len(order)
-    return _by_group(order, target, is_class)
+    return _by_group(order, target, is_class=True)
 
 
 def _values(column: pd.Series) -> npt.NDArray[np.float64]:

@@ -103,7 +103,7 @@ def _treatment(column: dict[str, Any], count: int) -> str:
             categories = len(column["categories"]) + column["missing"]
             return f"{categories} categories{gaps}: {_counted(count)}"
         case "datetime":
-            done = " and ".join(["days passed", *column["cycles"]])
+            done = ", ".join(["days passed", *column["cycles"]])
         case _:
             done = "quantiles to normal" if "quantiles" in column else "scaled"
     gaps = ", missing cells take the median and are marked" if column["missing"] else ""
