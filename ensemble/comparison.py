@@ -97,19 +97,22 @@ class _Candidate:
         return self.pool(table.outputs(self.runs, part))
 
 
-def compare(registry: Registry, runs: Sequence[Run], *, metric: str | None = None) -> Comparison:
+def compare(
+    registry: Registry, runs: Sequence[Run], *, metric: str | None = None, frame: Any = None
+) -> Comparison:
     """Compare single models and what was made of them.
 
     Args:
         registry: where the runs are.
         runs: finished runs of any kind; the members of ensembles count as single models too.
         metric: what is compared: ``accuracy`` or ``rmse`` by default, or any other of the task.
+        frame: the table that the runs learnt from, where it was not a file.
 
     Raises:
         EnsembleError: where the runs do not share their data, or there is no single model.
     """
     singles, products = _sorted_out(registry, runs)
-    table = bench(registry, [*singles, *products])
+    table = bench(registry, [*singles, *products], frame)
     chosen = _metric(metric or table.metric.name, table)
     known = {run.id: run for run in registry.runs()}
     candidates = [_candidate(run, known) for run in [*singles, *products]]

@@ -157,8 +157,8 @@ def _latest(runs: Sequence[Run]) -> list[Run]:
     return [run for run in singles if run.requested_at == latest]
 
 
-def bench(registry: Registry, runs: Sequence[Run]) -> Bench:
-    """Load the data that runs have in common.
+def bench(registry: Registry, runs: Sequence[Run], frame: Any = None) -> Bench:
+    """Load the data that runs have in common; a table from Python is given again.
 
     Raises:
         EmptyError: without runs.
@@ -181,7 +181,7 @@ def bench(registry: Registry, runs: Sequence[Run]) -> Bench:
     ]
     if facts:
         raise MembersError(f"members must share their data, however {listing(facts)}")
-    data = load(DataConfig.model_validate(first.config["data"]))
+    data = load(DataConfig.model_validate(first.config["data"]), frame)
     for what, now, then in (
         ("content", data.fingerprint, first.data_fingerprint),
         ("split", data.split_hash, first.split_hash),

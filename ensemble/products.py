@@ -58,6 +58,7 @@ def combine(
     method: str | None = None,
     options: Mapping[str, Any] | None = None,
     name: str | None = None,
+    frame: Any = None,
 ) -> Product:
     """Combine runs into one predictor and save it.  Everything is chosen on validation rows.
 
@@ -70,11 +71,12 @@ def combine(
         options: the method's, and ``weights`` where it needs them: one number per member, by
             default the inverse of its validation loss (Bates & Granger 1969 for squared errors).
         name: the product's, by default the members' with mode and method.
+        frame: the table that the members learnt from, where it was not a file.
 
     Raises:
         EnsembleError: where members do not fit together, or the method does not fit them.
     """
-    table = bench(registry, runs)
+    table = bench(registry, runs, frame)
     chosen = find(mode, method or DEFAULTS[mode])
     if mode == "weights":
         same_model(runs)

@@ -84,7 +84,7 @@ trust_option = click.option(
 
 @click.command("train-many", short_help="Train many seeds and settings at once.")
 @click.argument("config", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--data", metavar="REF", help="Built-in data set, or a CSV file.")
+@click.option("--data", metavar="REF", help="Built-in data set, or a file with a table.")
 @click.option("--target", metavar="COLUMN", help="The column to predict, for a file.")
 @click.option(
     "--model",

@@ -61,12 +61,13 @@ class _Start:
     name: str = ""
 
 
-def plan(config: Config, registry: Registry | None = None) -> Plan:
+def plan(config: Config, registry: Registry | None = None, *, frame: Any = None) -> Plan:
     """Load the data and check every setting against it; nothing is written.
 
     Args:
         config: what is asked for.
         registry: where weights to start from are looked up, if any run is to start from another.
+        frame: the table, of pandas, polars or Arrow; ``data.ref`` is then only its name.
 
     Raises:
         DataError, ConfigError: where the data or a setting will not do.
@@ -75,7 +76,7 @@ def plan(config: Config, registry: Registry | None = None) -> Plan:
     for run, _ in config.cells:
         if run.init.sha256 or run.init.trained:
             raise ConfigError("init: sha256 and trained are found when planning; leave them out")
-    data = load(config.cells[0][0].data)
+    data = load(config.cells[0][0].data, frame)
     starts = {run.init: _find(run.init, registry) for run, _ in config.cells}
     runs = [
         (run.model_copy(update={"init": starts[run.init].init}), varied, seed, ())
@@ -90,6 +91,8 @@ def continuation(
     epochs: int,
     changes: Mapping[str, Any],
     name: str | None,
+    *,
+    frame: Any = None,
 ) -> Plan:
     """Plan to train finished runs on, each as a child of its own.
 
@@ -102,6 +105,7 @@ def continuation(
         epochs: the most epochs to train.
         changes: dotted key -> value, settings that shall differ from the parents'.
         name: of the children; by default the parents' with ``-continued``.
+        frame: the table they learnt from, where it was not a file.
 
     Raises:
         NotFoundError, MismatchError: where there are no such runs, or they learnt from other data.
@@ -143,7 +147,7 @@ def continuation(
         child = config.model_copy(update={"init": start.init})
         origin = (parent.id,) if parent.id in known else ()
         runs.append((child, parent.varied, parent.seed or 0, origin))
-    data = load(runs[0][0].data)
+    data = load(runs[0][0].data, frame)
     for what, theirs, ours in (
         ("content", first.data_fingerprint, data.fingerprint),
         ("split", first.split_hash, data.split_hash),

@@ -26,7 +26,7 @@ class DataConfig(Section):
     """Which data, and how they are split.  Every member of a zoo sees the same split."""
 
     ref: str = Field(
-        min_length=1, description="a built-in name (digits, iris, ...) or the path of a CSV file"
+        min_length=1, description="a built-in name (digits, iris, ...) or the path of a file"
     )
     target: str | None = Field(default=None, description="the column to predict, for a file")
     task: Literal["classification", "regression"] | None = Field(
@@ -37,6 +37,12 @@ class DataConfig(Section):
     )
     size: Annotated[tuple[Side, Side], Field(strict=False)] | None = Field(
         default=None, description="height and width that files of images are resized to"
+    )
+    columns: dict[str, Literal["numeric", "categorical", "boolean", "datetime", "drop"]] = Field(
+        default_factory=dict, description="what columns of a table hold; others are looked at"
+    )
+    scaling: Literal["standard", "robust", "quantile"] = Field(
+        default="standard", description="how the numbers of a table are scaled"
     )
     split_seed: Seed = 0
     val: Fraction = 0.2

@@ -198,6 +198,8 @@ def test_the_hash_of_settings_written_in_full_is_pinned():
             "task": "classification",
             "image": "file",
             "size": [8, 8],
+            "columns": {"zip": "categorical", "a.b": "drop"},
+            "scaling": "robust",
             "split_seed": 1,
             "val": 0.25,
             "test": 0.2,
@@ -295,7 +297,7 @@ def test_the_hash_of_settings_written_in_full_is_pinned():
             "greyscale": 0.125,
         },
     )
-    assert run.hash == "209cf3af536052e8"
+    assert run.hash == "841e8c3c630e9051"
     told = run.model_dump(exclude_unset=True)
     assert {name: len(section) for name, section in told.items()} == {
         name: len(section) for name, section in run.model_dump().items()
@@ -347,6 +349,8 @@ DIFFERENT = [
     {},
     {"data": {"ref": "iris", "split_seed": 1}},
     {"data": {"ref": "iris", "val": 0.1}},
+    {"data": {"ref": "iris", "scaling": "quantile"}},
+    {"data": {"ref": "iris", "columns": {"target": "categorical"}}},
     {"model": {"hidden": [8]}},
     {"model": {"name": "cnn"}},
     {"optim": {"lr": 0.5}},

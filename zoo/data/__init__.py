@@ -7,6 +7,8 @@ tensors with it, by the very code that prepared the validation and test rows.
 """
 
 import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +19,25 @@ import torch
 from pandas.api.types import is_integer_dtype
 from torch import Tensor
 
-from zoo.data import builtin, cells, files, images, sources, tabular
+from zoo.data import arrow, builtin, cells, files, images, leaks, sources, tabular
 from zoo.data.dataset import Data, Part
 from zoo.data.split import IntArray, grouped, split
 from zoo.data.targets import Target, as_target, standardisation
 from zoo.errors import DataError, nearest
 from zoo.sections import DataConfig
 
-__all__ = ["Data", "Part", "apply", "load", "read_rows"]
+__all__ = ["Data", "Part", "apply", "load", "read_chunks", "read_rows"]
 
 
-def load(config: DataConfig) -> Data:
-    """Load a built-in data set, a CSV file or images, split, and preprocess as train rows ask.
+def load(config: DataConfig, frame: Any = None) -> Data:
+    """Load a table, images or a built-in data set, split, and preprocess as its train rows ask.
 
     A built-in name comes first; a file of the same name is reached as ``./name``.  The same
     settings and content give the same tensors on every machine.
+
+    Args:
+        config: which data, and how they are prepared.
+        frame: the table itself, of pandas, polars or Arrow; ``config.ref`` is then only its name.
 
     Raises:
         DataError: what cannot be found, read, split or learnt from.
@@ -41,23 +47,31 @@ def load(config: DataConfig) -> Data:
     ('classification', ('setosa', 'versicolor', 'virginica'), (4,))
     >>> len(data.train), len(data.val), len(data.test)
     (90, 30, 30)
+    >>> houses = pd.DataFrame({"area": range(50), "price": [2.5 * i for i in range(50)]})
+    >>> load(DataConfig(ref="houses", target="price"), houses).task
+    'regression'
     """
-    if config.ref in builtin.IMAGES:
-        return _images(config, _built_in(config))
-    if config.ref in builtin.TABLES:
+    if frame is not None:
         _refuse_image_keys(config)
-        return _table(config, builtin.TABLES[config.ref](), config.target or "target")
-    path = _path(config.ref)
-    if sources.kind(path, config.image):
-        return _images(config, sources.read(config, path))
-    _refuse_image_keys(config)
-    frame = files.read(path)
+        table = arrow.from_python(frame, config.columns, config.ref)
+    elif config.ref in builtin.IMAGES:
+        return _images(config, _built_in(config))
+    elif config.ref in builtin.TABLES:
+        _refuse_image_keys(config)
+        table = arrow.from_python(builtin.TABLES[config.ref](), config.columns, config.ref)
+        return _table(config, table, config.target or "target")
+    else:
+        path = _path(config.ref)
+        if sources.kind(path, config.image):
+            return _images(config, sources.read(config, path))
+        _refuse_image_keys(config)
+        table = files.read(path, config.columns)
     if config.target is None:
         raise DataError(
-            f"data.target must name the column to predict, however it is not given for {path}; "
-            f"its columns are {', '.join(map(repr, frame.columns))}"
+            f"data.target must name the column to predict, however it is not given for "
+            f"{config.ref}; its columns are {', '.join(map(repr, table.columns))}"
         )
-    return _table(config, frame, config.target)
+    return _table(config, table, config.target)
 
 
 def apply(preprocessing: dict[str, Any], rows: Any) -> Tensor:
@@ -83,16 +97,35 @@ def read_rows(preprocessing: dict[str, Any], path: Path) -> pd.DataFrame | npt.N
     """Read new rows for :func:`apply`; a column or array of labels is not needed.
 
     Returns:
-        for a table the frame of a CSV file, categories as they are written; for images the raw
-        pixels (N, *shape) of a file or folder of images of any kind.
+        for a table a frame, categories as they are written; for images the raw pixels (N, *shape)
+        of a file or folder of images of any kind.
 
     Raises:
         DataError: the file cannot be read, or holds a table where the data learnt from were images.
     """
     if preprocessing["kind"] == "images":
         return sources.rows(preprocessing, path)
+    portions = list(read_chunks(preprocessing, path, rows=1 << 30))
+    return portions[0] if len(portions) == 1 else pd.concat(portions)
+
+
+def read_chunks(
+    preprocessing: dict[str, Any], path: Path, rows: int = 1 << 16
+) -> Iterator[pd.DataFrame]:
+    """Read the rows of a table for :func:`apply`, portion by portion: it may exceed the memory.
+
+    Args:
+        preprocessing: :attr:`Data.preprocessing` of a table.
+        path: of a file in any format that :func:`load` reads.
+        rows: the most rows of a portion; they are numbered through.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
     columns = preprocessing["columns"]
-    return files.read(path, [c["name"] for c in columns if c["kind"] == "categorical"])
+    kinds = {c["name"]: c["kind"] for c in columns if c["kind"] != "empty"}
+    as_written = [c["name"] for c in columns if c.get("as_written")]
+    return files.chunks(path, kinds, as_written, rows)
 
 
 def _path(ref: str) -> Path:
@@ -117,7 +150,7 @@ def _table(config: DataConfig, frame: pd.DataFrame, name: str) -> Data:
             f"data.target must be a column of {config.ref}, however it has no {name!r}"
             f"{nearest(name, frame.columns)}"
         )
-    fingerprint = _digest("table", name, *tabular.content(frame))
+    fingerprint = _digest(chain(("table", name), tabular.content(frame)))
     known = ~cells.missing(frame[name])
     notes = []
     if not known.all():
@@ -126,21 +159,31 @@ def _table(config: DataConfig, frame: pd.DataFrame, name: str) -> Data:
     if numbered is not None and numbered != name:
         notes.append(f"the unnamed column {numbered!r}, which only numbers the rows, was dropped")
         frame = frame.drop(columns=numbered)
-    frame = frame[known]
+    dropped = [column for column, kind in config.columns.items() if kind == "drop"]
+    notes += [f"column {column!r} was dropped, as data.columns asks" for column in dropped]
+    frame = frame if known.all() else frame[known]
     target = as_target(frame[name], config.task)
     features = frame.drop(columns=name)
     kinds = tabular.kinds(features)
     parts, repeats = _split(config, frame, target)
 
-    fitted, fit_notes = tabular.fit(features.iloc[parts[0]], kinds)
-    unseen = tabular.unseen(fitted, features.iloc[np.concatenate(parts[1:])])
+    fitted, fit_notes = tabular.fit(
+        features, kinds, rows=parts[0], how=config.scaling, declared=config.columns
+    )
+    unseen = tabular.unseen(fitted, features, np.concatenate(parts[1:]))
+    suspects = leaks.suspects(features, target.values, bool(target.classes), parts[0])
     notes += [target.note, *fit_notes, *repeats]
     notes += [
         f"column {column!r}: {count} val and test cells hold values unseen in training, "
         "encoded as unknown (all zeros)"
         for column, count in unseen.items()
     ]
-    x = tuple(tabular.apply(fitted, features.iloc[rows]) for rows in parts)
+    notes += [
+        f"column {column!r} alone tells {share:.2%} of {name!r}: is it the target by another name? "
+        f'data.columns = {{"{column}" = "drop"}} leaves it out'
+        for column, share in suspects.items()
+    ]
+    x = tuple(tabular.encode(fitted, features, parts))
     return _data(config, fitted, target, x, parts, fingerprint, frame.index.to_numpy(), notes)
 
 
@@ -171,13 +214,18 @@ def _built_in(config: DataConfig) -> sources.Images:
 
 def _images(config: DataConfig, found: sources.Images) -> Data:
     """Make Data of raw images; whole numbers as labels are classes, unless the task says so."""
+    for key in ("columns", "scaling"):
+        if key in config.model_dump(exclude_defaults=True):
+            raise DataError(
+                f"data.{key} is for tables, however {config.ref!r} holds images; leave it out"
+            )
     pixels, labels, notes = found.pixels, found.labels, list(found.notes)
     whole, known = is_integer_dtype(labels.dtype), ~cells.missing(labels)
     if whole and known.all():
         named: str | bytes = labels.to_numpy().astype("<i8").tobytes()
     else:
         named = "\x1f".join(word or "\x1e" for word in cells.text(labels))
-    fingerprint = _digest("images", str(pixels.shape), images.content(pixels), named)
+    fingerprint = _digest(("images", str(pixels.shape), images.content(pixels), named))
     if not known.all():
         notes.append(f"{(~known).sum()} images without a label were left out")
         pixels, labels = pixels[known], labels[known]
@@ -238,12 +286,12 @@ def _data(
         classes=target.classes,
         preprocessing=fitted,
         fingerprint=fingerprint,
-        split_hash=_digest(fingerprint, *places),
+        split_hash=_digest((fingerprint, *places)),
         notes=tuple(notes),
     )
 
 
-def _digest(*pieces: str | bytes | memoryview) -> str:
+def _digest(pieces: Iterable[str | bytes | memoryview]) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of the pieces and where each ends."""
     digest = hashlib.sha256()
     for piece in pieces:

@@ -1,54 +1,100 @@
-"""A delimited text file becomes a frame, or an error that names the line.
+"""A file becomes a frame: delimited text, JSON lines, Parquet or Arrow, compressed or not.
 
-pandas alone would shift columns where the first row is too long, rename duplicate headers, and fill
-short rows; so the structure is checked first.
+What a file is, is told by its first bytes.  Text is UTF-8, or UTF-16 with its mark.  A file is read
+at once by :func:`read`, and portion by portion by :func:`chunks`; the cells are the same.
 """
 
-import csv
 import io
-import re
-import unicodedata
-from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.json
+import pyarrow.parquet
 
+from zoo.data import arrow, delimited
+from zoo.data.arrow import NA
+from zoo.data.opening import PORTION, opened, portions
 from zoo.errors import DataError
 
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+Format = Literal["text", "json", "parquet", "arrow", "stream"]
+JSON = (".json", ".jsonl", ".ndjson")
+MAGIC: dict[bytes, Format] = {
+    b"PAR1": "parquet",
+    b"ARROW1": "arrow",
+    b"\xff\xff\xff\xff": "stream",
+}
 
 
-def read(path: Path, text: Collection[str] = ()) -> pd.DataFrame:
-    """Read a file with a header row, its cells separated by commas, semicolons or tabs.
+def read(path: Path, declared: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Read a table with named columns, each kept as :mod:`zoo.data.cells` says.
 
-    Names are in Unicode's NFC form, any white space in them one space.  Empty cells and pandas'
-    words for them (``NA``, ``nan``, ``null`` ...) are missing.
+    Names are in Unicode's NFC form, any white space in them one space.  In delimited text, empty
+    cells and pandas' words for them (``NA``, ``nan``, ``null`` ...) are missing.
 
     Args:
-        path: a UTF-8 file, with or without a byte-order mark.
-        text: columns to leave as they are written (``007`` stays ``007``).
+        path: of delimited text with a header row (commas, semicolons, tabs or bars), JSON lines,
+            Parquet, Arrow or Feather; also compressed by gzip, bzip2, xz or zstd.
+        declared: column -> ``numeric``, ``categorical``, ``boolean``, ``datetime`` or ``drop``;
+            a categorical one is left as it is written (``007`` stays ``007``, ``NA`` stays ``NA``).
 
     Raises:
         DataError: naming the file, the line and the fault.
     """
-    content = _content(path)
-    delimiter = _delimiter(content)
-    names = _checked_header(path, content, delimiter)
-    try:
-        frame: pd.DataFrame = pd.read_csv(
-            io.StringIO(content),
-            sep=delimiter,
-            skipinitialspace=True,
-            header=0,
-            names=names,
-            index_col=False,
-            dtype={name: str for name in names if name in text},
-            low_memory=False,
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, OverflowError) as error:
-        raise DataError(f"{path}: is not a CSV file: {' '.join(str(error).split())}") from None
-    return frame
+    declared = declared or {}
+    text = [name for name, kind in declared.items() if kind == "categorical"]
+    with opened(path) as stream:
+        form = _format(path, stream)
+        if form == "text":
+            content = b"".join(portions(path, stream, -1))
+            outline = delimited.layout(path, content)
+            names = outline.names
+            dropped = [name for name, kind in declared.items() if kind == "drop"]
+            table = delimited.parse(
+                outline, content, outline.start, text=text, dropped=dropped, line=outline.line
+            )
+            del content
+        else:
+            table = next(_tables(path, stream, form, text, None), pa.table({}))
+            names = arrow.names_of(table.column_names)
+    arrow.check_declared(declared, names, str(path))
+    _refuse_empty(path, table.num_rows)
+    kept = [table]
+    del table
+    return arrow.from_table(kept.pop(), declared, NA if form == "text" else (), text)
+
+
+def chunks(
+    path: Path, kinds: Mapping[str, str], as_written: Collection[str], rows: int
+) -> Iterator[pd.DataFrame]:
+    """Read a table portion by portion, however large it is.
+
+    Args:
+        path: see :func:`read`.
+        kinds: column -> what it holds; other columns of delimited text are text.
+        as_written: those of them in which ``NA`` and the like are no missing values.
+        rows: the most rows of a portion.
+
+    Raises:
+        DataError: naming the file, the line and the fault.
+    """
+    first = 0
+    text = [name for name, kind in kinds.items() if kind == "categorical"]
+    numbers = [name for name, kind in kinds.items() if kind == "numeric"]
+    with opened(path) as stream:
+        form = _format(path, stream)
+        if form == "text":
+            tables, na = _rows_of_text(path, stream, numbers), NA
+        else:
+            tables, na = _tables(path, stream, form, text, rows), frozenset()
+        for table in tables:
+            frame = arrow.from_table(table, kinds, na, as_written, first)
+            first += len(frame)
+            yield from (frame.iloc[i : i + rows] for i in range(0, len(frame), rows))
+    _refuse_empty(path, first)
 
 
 def row_numbers(frame: pd.DataFrame) -> str | None:
@@ -57,93 +103,110 @@ def row_numbers(frame: pd.DataFrame) -> str | None:
     >>> row_numbers(pd.DataFrame({"Unnamed: 0": [0, 1, 2], "x": [5, 5, 7]}))
     'Unnamed: 0'
     """
-    if frame.columns[0] != "Unnamed: 0":
+    if not len(frame.columns) or frame.columns[0] != "Unnamed: 0":
         return None
     first = frame.iloc[:, 0]
     counts = any(first.equals(pd.Series(range(s, s + len(first)))) for s in (0, 1))
     return str(first.name) if counts else None
 
 
-def _content(path: Path) -> str:
-    """Return the text of a regular file."""
-    try:
-        if path.is_dir():
-            raise DataError(f"data.ref must be a file, however {path} is a directory; name a CSV")
-        if path.exists() and not path.is_file():
-            raise DataError(f"data.ref must be a regular file, however {path} is none")
-        content = path.read_bytes().decode("utf-8-sig")
-        # pandas misreads a lone carriage return before an empty cell.
-        content = content.replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise _encoding(path, f"byte {error.start} is not") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise DataError(f"{str(path)!r}: cannot be read: {error}") from None
-    if "\0" in content:
-        raise _encoding(path, "it holds a zero byte")
-    if not content.strip():
-        raise DataError(f"{path}: has no rows: the file is empty; it needs a header and data")
-    return content
+def _rows_of_text(
+    path: Path, stream: io.BufferedReader, numbers: Collection[str]
+) -> Iterator[pa.Table]:
+    """Read delimited text portion by portion, every cell as it is written but for numbers."""
+    blocks = portions(path, stream, PORTION)
+    first = next(blocks, b"")
+    outline = delimited.layout(path, first)
+    start, line = outline.start, outline.line
+    known = [name for name in numbers if name in outline.names]
+    for block in chain([first], blocks):
+        if block[start:].strip():
+            yield delimited.parse(outline, block, start, text=None, numbers=known, line=line)
+        line += block.count(b"\n", start)
+        start = 0
 
 
-def _encoding(path: Path, fact: str) -> DataError:
-    return DataError(
-        f"{path}: must be UTF-8 text, however {fact}; save it as UTF-8, "
-        f"such as by: iconv -f latin1 -t utf-8 {path.name} > utf8.csv"
+def _tables(
+    path: Path, stream: io.BufferedReader, form: Format, text: Collection[str], rows: int | None
+) -> Iterator[pa.Table]:
+    """Read other formats, at once or so many rows at a time.
+
+    Args:
+        path: for errors.
+        stream: of the file, at its beginning.
+        form: what it is.
+        text: columns that JSON shall leave as they are written.
+        rows: None for all.
+    """
+    if form == "json":
+        size = -1 if rows is None else PORTION
+        yield from (_json(path, block, text) for block in portions(path, stream, size, quotes=b""))
+        return
+    plain = isinstance(stream.raw, io.FileIO)
+    source = pa.OSFile(str(path)) if plain else pa.BufferReader(stream.read())
+    if form == "parquet":
+        file = pyarrow.parquet.ParquetFile(source)
+        if rows is None:
+            yield file.read()
+        else:
+            yield from (pa.Table.from_batches([batch]) for batch in file.iter_batches(rows))
+    elif form == "arrow":
+        reader = pa.ipc.open_file(source)
+        if rows is None:
+            yield reader.read_all()
+        else:
+            for place in range(reader.num_record_batches):
+                yield pa.Table.from_batches([reader.get_batch(place)])
+    else:
+        reader = pa.ipc.open_stream(source)
+        if rows is None:
+            yield reader.read_all()
+        else:
+            yield from (pa.Table.from_batches([batch]) for batch in reader)
+
+
+def _json(path: Path, block: bytes, text: Collection[str]) -> pa.Table:
+    """Read JSON lines; columns named by ``text`` keep their text as it is written."""
+    if block.lstrip()[:1] == b"[":
+        raise DataError(
+            f"{path}: must hold JSON lines, one object per row, however it is one array; write it "
+            'such as by pandas: frame.to_json(path, orient="records", lines=True)'
+        )
+    if not block.strip():
+        raise DataError(f"{path}: has no rows: the file is empty; it needs one object per row")
+    table = _parsed(block, None)
+    # Text that looks like a time would not be left as it was written.
+    times = {name for name in text if name in table.column_names} & {
+        field.name for field in table.schema if pa.types.is_timestamp(field.type)
+    }
+    return _parsed(block, pa.schema([(name, pa.string()) for name in times])) if times else table
+
+
+def _parsed(block: bytes, schema: pa.Schema | None) -> pa.Table:
+    return pyarrow.json.read_json(
+        pa.BufferReader(block),
+        pyarrow.json.ReadOptions(block_size=PORTION),
+        pyarrow.json.ParseOptions(explicit_schema=schema),
     )
 
 
-def _delimiter(content: str) -> str:
-    """Find what separates the cells of the first line: the first it holds of ``, ; tab``."""
-    first = content.lstrip("\n ").split("\n", 1)[0]
-    return next((mark for mark in ",;\t" if mark in first), ",")
-
-
-def _checked_header(path: Path, content: str, delimiter: str) -> list[str]:
-    """Return the column names, once every row is known to have as many cells."""
-    reader = csv.reader(
-        io.StringIO(content, newline=""), delimiter=delimiter, skipinitialspace=True
-    )
-    header: list[str] | None = None
-    rows = 0
-    try:
-        for cells in reader:
-            if len(cells) <= 1 and not "".join(cells).strip():
-                continue
-            if header is None:
-                header = _names(path, cells)
-                continue
-            rows += 1
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{path}: every row must have as many cells as the header ({len(header)}), "
-                    f"however line {reader.line_num} has {len(cells)}; mend it, or quote cells "
-                    f"that hold {delimiter!r}"
-                )
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num} is not CSV: {error}") from None
-    if header is None or not rows:
+def _refuse_empty(path: Path, rows: int) -> None:
+    if not rows:
         raise DataError(f"{path}: has no rows: nothing is below the header; add data")
-    return header
 
 
-def _names(path: Path, cells: list[str]) -> list[str]:
-    """Return the column names of a header row, or say that it is none."""
-    names = [" ".join(unicodedata.normalize("NFC", cell).split()) for cell in cells]
-    # Frames without names of their own are written with 0, 1, 2, ...: these are names.
-    numbers = [name for name in names if NUMBER.fullmatch(name)]
-    counted = names == [str(i) for i in range(len(names))]
-    if (len(numbers) == len(names) and not counted) or any("." in name for name in numbers):
+def _format(path: Path, stream: io.BufferedReader) -> Format:
+    """Tell what a file is by its first bytes; JSON also by its name."""
+    head = stream.peek(8)
+    for magic, form in MAGIC.items():
+        if head.startswith(magic):
+            return form
+    if head.startswith(b"PK\3\4"):
         raise DataError(
-            f"{path}: needs a header row that names the columns, however its first row holds "
-            f"numbers ({', '.join(numbers[:5])}{', ...' if len(numbers) > 5 else ''}); add one"
+            f"{path}: must be a table, however it is an archive or a workbook; unpack it, or save "
+            "the sheet as CSV"
         )
-    names = [name or f"Unnamed: {i}" for i, name in enumerate(names)]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DataError(
-            f"{path}: the header must name each column once, however "
-            f"{', '.join(map(repr, twice))} comes more than once; rename it"
-        )
-    return names
+    name = path.name.lower()
+    for ending in (".gz", ".bz2", ".xz", ".zst"):
+        name = name.removesuffix(ending)
+    return "json" if name.endswith(JSON) or head.startswith(b'{"') else "text"

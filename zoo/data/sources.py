@@ -118,7 +118,9 @@ def rows(preprocessing: Mapping[str, Any], path: Path) -> Array:
             raise DataError(
                 f"{path}: a CSV file holds a table, however these models were trained on images"
             )
-        return pictures.decode(_paths(files.read(path, [column]), column, path), size)
+        return pictures.decode(
+            _paths(files.read(path, {column: "categorical"}), column, path), size
+        )
     if source == "npz":
         roles = _roles(path)
         found = arrays.npz(path, [names["x"] for names in roles.values() if "x" in names])
@@ -177,7 +179,7 @@ def _table(config: DataConfig, path: Path) -> Images:
         raise DataError(
             f"data.target must name the column of labels, however it is not given for {path}"
         )
-    frame = files.read(path, [config.image or ""])
+    frame = files.read(path, {config.image or "": "categorical"})
     if config.target not in frame.columns:
         raise DataError(
             f"data.target must be a column of {path}, however it has no {config.target!r}"

@@ -1,11 +1,12 @@
-"""Raw columns become features; what is fitted on the training rows is plain JSON.
+"""Columns become features; what is fitted on the training rows is plain JSON.
 
-A numeric or boolean column: missing cells take the median, then ``(value - mean) / std``; a second
-feature marks the missing cells if there were any in training.  A categorical column: one feature
-per category seen in training, missing being a category like others; an unseen one is all zeros.
+A number: missing cells take the median, then it is scaled; a second feature marks the missing cells
+if there were any in training.  A truth value: the same as 1 and 0.  A time: the days that have
+passed, as a number, and its place in the year, the week and the day.  A category: one feature per
+category seen in training, missing being a category like others; an unknown one is all zeros.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,23 +15,31 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from zoo.data import cells
-from zoo.data.cells import FloatArray, Kind
+from zoo.data import arrow, cells, roles, scaling, times
+from zoo.data.cells import IntArray, Kind
+from zoo.data.scaling import Scaling
 from zoo.errors import DataError, nearest
 
-MOST_CATEGORIES = 1000
+BLOCK = 1 << 13  # rows that are encoded at a time, so that they stay in the cache
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def content(frame: pd.DataFrame) -> Iterator[str | bytes]:
     """Yield every name and value in a form that does not depend on versions or machines."""
     for name in frame.columns:
-        kind = cells.kind(frame[name])
+        column = cells.canonical(frame[name])
+        kind = cells.kind(column)
         yield f"{name}:{kind}"
         if kind == "categorical":
-            yield "\x1f".join("\x1e" if w is None else w for w in cells.text(frame[name]))
+            coded = cells.words(column)
+            words = np.array([*coded.words, "\x1e"], dtype=object)
+            yield "\x1f".join(words[coded.codes].tolist())
+        elif kind == "datetime":
+            yield times.microseconds(column).astype("<i8").tobytes()
         else:
-            values = cells.numbers(frame[name], kind)
-            yield np.where(np.isnan(values), np.nan, values + 0.0).astype("<f8").tobytes()
+            values = cells.numbers(column, kind) + 0.0  # -0 is 0
+            values[np.isnan(values)] = np.nan
+            yield values.astype("<f8", copy=False).tobytes()
 
 
 def kinds(frame: pd.DataFrame) -> dict[str, Kind]:
@@ -38,8 +47,22 @@ def kinds(frame: pd.DataFrame) -> dict[str, Kind]:
     return {name: cells.kind(frame[name]) for name in frame.columns}
 
 
-def fit(frame: pd.DataFrame, kinds: dict[str, Kind]) -> tuple[dict[str, Any], list[str]]:
+def fit(
+    frame: pd.DataFrame,
+    kinds: Mapping[str, Kind],
+    *,
+    rows: IntArray | None = None,
+    how: Scaling = "standard",
+    declared: Mapping[str, str] | None = None,
+) -> tuple[dict[str, Any], list[str]]:
     """Fit the preprocessing on training rows.
+
+    Args:
+        frame: the raw columns.
+        kinds: what each column holds.
+        rows: the places of the training rows; by default all.
+        how: numbers are scaled.
+        declared: columns of which the user said what they hold; these are kept where possible.
 
     Returns:
         the JSON value that :func:`apply` takes, and notes on what was dropped and kept.
@@ -52,123 +75,189 @@ def fit(frame: pd.DataFrame, kinds: dict[str, Kind]) -> tuple[dict[str, Any], li
     >>> fitted["features"], notes[0]
     (['x'], "column 'c' was dropped: it is constant in training")
     """
+    declared = declared or {}
+    rows = np.arange(len(frame)) if rows is None else rows
     columns: list[dict[str, Any]] = []
     notes: list[str] = []
     for name, kind in kinds.items():
-        fitted = (
-            _fit_text(frame[name]) if kind == "categorical" else _fit_numbers(frame[name], kind)
-        )
-        if isinstance(fitted, str):
-            notes.append(f"column {name!r} was dropped: {fitted}")
-        else:
-            columns.append({"name": name, "kind": kind, **fitted})
-    if not columns:
+        column = cells.canonical(frame[name].iloc[rows], kind)
+        useless = roles.useless(column, kind, is_declared=name in declared)
+        if useless:
+            notes.append(f"column {name!r} was dropped: {useless}")
+            continue
+        fitted, note = _fit(column, kind, how)
+        notes += [f"column {name!r}: {note}"] if note else []
+        told = {"as_written": True} if name in declared and kind == "categorical" else {}
+        columns.append({"name": name, "kind": kind, **fitted, **told})
+    if not any(column["kind"] != "empty" for column in columns):
         why = "; ".join(notes) or "the target is the only column"
         raise DataError(f"at least one column must be left to learn from, however {why}")
     features = [feature for column in columns for feature in _features(column)]
-    counts = [f"{n} {k}" for k in _KINDS if (n := sum(c["kind"] == k for c in columns))]
-    notes.append(f"learns from {', '.join(counts)} columns as {len(features)} features")
+    notes += roles.summary(columns, features, [_features(column) for column in columns])
     return {"kind": "table", "columns": columns, "features": features}, notes
 
 
-def apply(preprocessing: dict[str, Any], frame: pd.DataFrame) -> Tensor:
+def apply(preprocessing: dict[str, Any], frame: Any) -> Tensor:
     """Turn raw columns, matched by name, into features: float32 (N, D).
+
+    Args:
+        preprocessing: what was fitted.
+        frame: of pandas, polars or Arrow.
 
     Raises:
         DataError: a column is missing, or a cell cannot be read as its column was in training.
     """
-    for column in preprocessing["columns"]:
+    if isinstance(frame, pd.DataFrame):
+        frame = frame.set_axis(arrow.names_of(frame.columns), axis=1)
+    else:
+        kinds = {c["name"]: c["kind"] for c in preprocessing["columns"] if c["kind"] != "empty"}
+        frame = arrow.from_python(frame, kinds)
+    return encode(preprocessing, frame, [np.arange(len(frame))])[0]
+
+
+def encode(
+    preprocessing: dict[str, Any], frame: pd.DataFrame, parts: Sequence[IntArray]
+) -> list[Tensor]:
+    """Turn the rows of each part into features: see :func:`apply`."""
+    columns = preprocessing["columns"]
+    for column in columns:
         if column["name"] not in frame.columns:
             raise DataError(
                 f"every column of the training data is needed, however {column['name']!r} is "
-                f"missing{nearest(column['name'], map(str, frame.columns))}"
+                f"missing{nearest(column['name'], frame.columns)}"
             )
-    encoded = [_encode(column, frame[column["name"]]) for column in preprocessing["columns"]]
-    return torch.from_numpy(np.concatenate(encoded, axis=1))
+    prepared = [_prepared(column, frame[column["name"]]) for column in columns]
+    widths = [len(_features(column)) for column in columns]
+    ends = np.cumsum(widths)
+    encoded = [np.zeros((len(rows), int(ends[-1])), dtype=np.float32) for rows in parts]
+    for out, rows in zip(encoded, parts, strict=True):
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            target = out[start : start + BLOCK]
+            for column, values, end, width in zip(columns, prepared, ends, widths, strict=True):
+                _encode(column, values[block], target[:, end - width : end])
+    return [torch.from_numpy(out) for out in encoded]
 
 
-def unseen(preprocessing: dict[str, Any], frame: pd.DataFrame) -> dict[str, int]:
-    """Count the cells per categorical column whose value was not there in training."""
+def unseen(
+    preprocessing: dict[str, Any], frame: pd.DataFrame, rows: IntArray | None = None
+) -> dict[str, int]:
+    """Count the cells per categorical column whose value has no feature of its own.
+
+    Args:
+        preprocessing: what was fitted.
+        frame: the raw columns.
+        rows: the places of those to count; by default all.
+    """
     counts = {}
     for column in preprocessing["columns"]:
         if column["kind"] == "categorical":
-            known = {*column["categories"], *([None] if column["missing"] else [])}
-            words = cells.text(frame[column["name"]])
-            counts[column["name"]] = sum(word not in known for word in words.tolist())
+            places = _prepared(column, frame[column["name"]])
+            unknown = places == len(column["categories"]) + column["missing"]
+            counts[column["name"]] = int((unknown if rows is None else unknown[rows]).sum())
     return {name: count for name, count in counts.items() if count}
 
 
-_KINDS: tuple[Kind, ...] = ("numeric", "boolean", "categorical")
+def _fit(column: pd.Series, kind: Kind, how: Scaling) -> tuple[dict[str, Any], str]:
+    """Return what is fitted on a column of training rows, and what is worth saying of it."""
+    gaps = cells.missing(column)
+    if gaps.all():
+        note = "every cell is missing in training; it is kept as a constant, which tells nothing"
+        return {"kind": "empty"}, note
+    missing = bool(gaps.any())
+    if kind == "categorical":
+        categories, note = _categories(cells.words(column))
+        return {"categories": categories, "missing": missing}, note
+    moments = times.microseconds(column) if kind == "datetime" else None
+    values = cells.numbers(column, kind) if moments is None else times.days(moments)
+    fitted = scaling.fit(values, "standard" if kind == "boolean" else how)
+    fill = float(values[~gaps][0])
+    fitted = fitted or {"fill": fill, "centre": fill, "scale": 1.0}
+    if moments is None:
+        return fitted | {"missing": missing}, ""
+    zone = getattr(column.dtype, "tz", None) is not None
+    fitted |= {"missing": missing, "zone": zone, "cycles": times.varying(moments)}
+    return fitted, "its time zones were taken to UTC" if zone else ""
 
 
-def _fit_numbers(column: pd.Series, kind: Kind) -> dict[str, Any] | str:
-    """Return what is fitted on numbers, or why the column is of no use."""
-    values = cells.numbers(column, kind)
-    missing = np.isnan(values)
-    if missing.all():
-        return "every cell is missing in training"
-    median = float(np.median(values[~missing]))
-    filled = np.where(missing, median, values)
-    mean, std = float(filled.mean()), float(filled.std())
-    constant = not std > cells.CONSTANT * np.abs(filled).max()
-    if constant and not missing.any():
-        return "it is constant in training"
-    std = 1.0 if constant else std
-    return {"median": median, "mean": mean, "std": std, "missing": bool(missing.any())}
-
-
-def _fit_text(column: pd.Series) -> dict[str, Any] | str:
-    """Return the categories of text, or why the column is of no use."""
-    words = cells.text(column)
-    present = [word for word in words.tolist() if word is not None]
-    categories = sorted(set(present))
-    missing = len(present) < len(words)
-    if not present:
-        return "every cell is missing in training"
-    if len(categories) == 1 and not missing:
-        return "it is constant in training"
-    if len(categories) > max(20, min(len(present) // 2, MOST_CATEGORIES)):
-        return f"its {len(categories)} distinct texts in {len(words)} training rows name rows"
-    return {"categories": categories, "missing": missing}
+def _categories(coded: cells.Words) -> tuple[list[str], str]:
+    """Return the categories that get a feature, and a note if there are more."""
+    counts = np.bincount(coded.codes[coded.codes >= 0], minlength=len(coded.words))
+    present = [(-count, word) for word, count in zip(coded.words, counts, strict=True) if count]
+    most = sorted(present)[: roles.MOST_CATEGORIES]
+    note = (
+        f"of its {len(present)} categories the {len(most)} most frequent are learnt from, the "
+        "others are unknown (all zeros)"
+    )
+    return sorted(word for _, word in most), note if len(most) < len(present) else ""
 
 
 def _features(column: dict[str, Any]) -> list[str]:
     """Name the features a column becomes."""
     name = column["name"]
-    values = (
-        [f"{name}={word}" for word in column["categories"]] if "categories" in column else [name]
-    )
-    return values + [f"{name} is missing"] * column["missing"]
+    match column["kind"]:
+        case "empty":
+            return [name]
+        case "categorical":
+            own = [f"{name}={word}" for word in column["categories"]]
+        case "datetime":
+            own = [f"{name} in days"]
+            own += [
+                f"{name} {turn} {cycle}" for cycle in column["cycles"] for turn in ("sin", "cos")
+            ]
+        case _:
+            own = [name]
+    return own + [f"{name} is missing"] * column["missing"]
 
 
-def _encode(column: dict[str, Any], raw: pd.Series) -> npt.NDArray[np.float32]:
-    """Turn one raw column into its features, float32 (N, d)."""
-    if column["kind"] == "categorical":
+def _prepared(column: dict[str, Any], raw: pd.Series) -> npt.NDArray[Any]:
+    """Return a whole column as what :func:`_encode` takes: numbers, microseconds or places."""
+    kind = column["kind"]
+    if kind == "empty":
+        return np.zeros(len(raw), dtype=np.float32)
+    held = arrow.series(raw, kind)
+    if kind == "categorical":
+        coded = cells.words(held)
         places = {word: place for place, word in enumerate(column["categories"])}
         width = len(places) + column["missing"]
-        if column["missing"]:
-            places[None] = width - 1
-        place = np.array([places.get(word, width) for word in cells.text(raw)], dtype=np.int64)
-        # An unseen category points past the last feature: a row of zeros.
-        return np.eye(width + 1, width, dtype=np.float32)[place]
-    values = cells.numbers(raw, column["kind"])
-    missing = np.isnan(values)
-    with np.errstate(over="ignore"):
-        scaled = (np.where(missing, column["median"], values) - column["mean"]) / column["std"]
-        features = [scaled.astype(np.float32)]
-    _refuse_overflow(column, values, features[0])
-    if column["missing"]:
-        features.append(missing.astype(np.float32))
-    return np.stack(features, axis=1)
+        # An unseen category points past the last feature.
+        place = [places.get(word, width) for word in coded.words]
+        return np.array([*place, width - column["missing"]], dtype=np.int32)[coded.codes]
+    if kind == "datetime":
+        if (getattr(held.dtype, "tz", None) is not None) != column["zone"] and held.notna().any():
+            rule = "a time zone" if column["zone"] else "no time zone"
+            raise DataError(
+                f"column {column['name']!r} must hold times with {rule}, as in training, however "
+                "these are not so; write them alike"
+            )
+        return times.microseconds(held)
+    return held.to_numpy() if held.dtype.kind in "iuf" else cells.numbers(held, kind)
 
 
-def _refuse_overflow(
-    column: dict[str, Any], values: FloatArray, scaled: npt.NDArray[np.float32]
-) -> None:
-    beyond = ~np.isfinite(scaled)
-    if beyond.any():
+def _encode(column: dict[str, Any], values: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
+    """Write some rows of a column into its features, float32 (n, d), which are all zeros."""
+    kind = column["kind"]
+    if kind == "empty":
+        return
+    if kind == "categorical":
+        known = np.flatnonzero(values < out.shape[1])
+        out[known, values[known]] = 1
+        return
+    moments = values
+    values = times.days(values) if kind == "datetime" else values.astype(np.float64, copy=False)
+    gaps = np.isnan(values)
+    filled = np.where(gaps, column["fill"], values) if gaps.any() else values
+    scaled = scaling.apply(column, filled)
+    if not np.abs(scaled).max(initial=0) <= LARGEST:
+        beyond = np.abs(scaled) > LARGEST
         raise DataError(
-            f"column {column['name']!r} must hold numbers like those it was trained on (mean "
-            f"{column['mean']:g}, deviation {column['std']:g}), however one is "
+            f"column {column['name']!r} must hold numbers like those it was trained on (centre "
+            f"{column['centre']:g}, scale {column['scale']:g}), however one is "
             f"{values[beyond][0]:g}"
         )
+    out[:, 0] = scaled
+    if kind == "datetime":
+        for place, circle in enumerate(times.circles(moments, column["cycles"]), start=1):
+            out[:, place] = circle
+    if column["missing"]:
+        out[:, -1] = gaps

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from zoo.data import cells
-from zoo.data.files import NUMBER
+from zoo.data.cells import NUMBER
 from zoo.errors import DataError
 
 Task = Literal["classification", "regression"]
