@@ -44,7 +44,7 @@ class Journal:
                 self.begun.add(epoch.key)
             row = asdict(epoch)
             row["run_id"] = row.pop("key")
-            del row["source"]
+            del row["source"], row["val_balanced_accuracy"]
             self.rows.append(row)
         if happened.kept or happened.finished or time.monotonic() - self.flushed > FLUSH_S:
             self.flush()
@@ -118,10 +118,12 @@ class Journal:
         )
 
     def _metrics(self, epoch: Epoch) -> dict[str, float]:
-        name = "accuracy" if self.data.task == "classification" else "rmse"
+        name = "rmse" if self.data.task == "regression" else "accuracy"
+        balanced = epoch.val_balanced_accuracy
         return {
             "train_loss": epoch.train_loss,
             f"train_{name}": epoch.train_metric,
             "val_loss": epoch.val_loss,
             f"val_{name}": epoch.val_metric,
+            **({} if balanced is None else {"val_balanced_accuracy": balanced}),
         }

@@ -1,6 +1,6 @@
 """Which epoch of a member is its best, when it ends, and which weights are kept of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -16,7 +16,8 @@ from zoo.state import TrainState
 from zoo.stopping import Seen
 
 T = TypeVar("T", Tensor, float)
-Figures = Mapping[Source, Tensor]  # (2, K), loss and metric of the weights and of their averages
+Figures = Mapping[Source, Tensor]  # (F, K), what is watched of the weights and of their averages
+FIGURES = ("val_loss", "val_metric", "val_balanced_accuracy")  # of an epoch, in this order
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Judged:
 
 
 def judge(
-    state: TrainState, configs: Sequence[RunConfig], val_2K: Figures, finite_K: Tensor
+    state: TrainState, configs: Sequence[RunConfig], val_FK: Figures, finite_K: Tensor
 ) -> Judged:
     """Show the epoch to every monitor, and keep the weights of the members that improved.
 
@@ -46,16 +47,16 @@ def judge(
     Args:
         state: the members; its best weights are updated.
         configs: their settings.
-        val_2K: validation figures, on the CPU.
+        val_FK: validation figures, on the CPU.
         finite_K: bool (K,), whose own figures are all finite.
     """
-    names = list(val_2K)
+    names = list(val_FK)
     begun = [average.count_K > 0 for average in state.running.values()]
     usable_AK = finite_K & torch.stack([finite_K, *begun])
     seen: list[Seen] = []
     source_K = torch.zeros(len(state), dtype=torch.int64)
     for watcher, monitor in zip(state.stopping, configs[0].stop.monitors, strict=True):
-        score_AK = torch.stack([_watched(monitor, *val_2K[name]) for name in names]).double()
+        score_AK = torch.stack([_watched(monitor, val_FK[name]) for name in names]).double()
         loss_AK = (watcher.sign * score_AK).where(usable_AK & score_AK.isfinite(), torch.inf)
         loss_K, best_K = loss_AK.min(0)
         source_K = source_K if seen else best_K
@@ -75,18 +76,18 @@ def judge(
     )
 
 
-def begin(state: TrainState, k: int, slot: Slot, val: tuple[float, float]) -> Epoch:
+def begin(state: TrainState, k: int, slot: Slot, val: Sequence[float]) -> Epoch:
     """Let the trained weights that member ``k`` starts from be its first best, as epoch 0."""
     nan = (torch.nan, torch.nan, torch.nan)
     slot.best = epoch_of(slot, 0.0, nan, {"weights": val})
     for watcher, monitor in zip(state.stopping, slot.member.config.stop.monitors, strict=True):
-        watcher.begin(k, _watched(monitor, *val))
+        watcher.begin(k, _watched(monitor, val))
     state.improve([k], "weights")
     return slot.best
 
 
 def epoch_of(
-    slot: Slot, rate: float, train: Sequence[float], val: Mapping[Source, tuple[float, float]]
+    slot: Slot, rate: float, train: Sequence[float], val: Mapping[Source, Sequence[float]]
 ) -> Epoch:
     """Collect the figures of a member's epoch.
 
@@ -94,10 +95,10 @@ def epoch_of(
         slot: the member.
         rate: what its learning rate was multiplied by.
         train: loss, metric and gradient norm.
-        val: loss and metric of the weights, and of their averages.
+        val: what is watched of the weights, and of their averages.
     """
     train_loss, train_metric, grad_norm = train
-    val_loss, val_metric = val["weights"]
+    val_loss, val_metric, *extra = val["weights"]
     return Epoch(
         slot.member.key,
         slot.epoch,
@@ -108,7 +109,8 @@ def epoch_of(
         lr=slot.member.config.optim.lr * rate,
         grad_norm=grad_norm,
         seconds=slot.seconds,
-        averages={name: pair for name, pair in val.items() if name != "weights"},
+        averages={name: figures for name, figures in val.items() if name != "weights"},
+        val_balanced_accuracy=extra[0] if extra else None,
     )
 
 
@@ -116,8 +118,8 @@ def seen_as(epoch: Epoch, source: Source) -> Epoch:
     """Return the epoch with the figures of an average of its weights."""
     if source == "weights":
         return epoch
-    loss, metric = epoch.averages[source]
-    return replace(epoch, source=source, val_loss=loss, val_metric=metric)
+    figures = dict(zip(FIGURES, epoch.averages[source], strict=False))
+    return replace(epoch, source=source, **figures)
 
 
 def keep(state: TrainState, k: int, slot: Slot, epoch: Epoch, source: Source) -> list[Kept]:
@@ -128,7 +130,7 @@ def keep(state: TrainState, k: int, slot: Slot, epoch: Epoch, source: Source) ->
         sign = 1 if stop.direction == "min" else -1
         ranked = sorted(
             [*slot.top, shown],
-            key=lambda kept: sign * _watched(stop, kept.epoch.val_loss, kept.epoch.val_metric),
+            key=lambda kept: sign * _watched(stop, [getattr(kept.epoch, f) for f in FIGURES]),
         )
         slot.top = ranked[: asked.top]
     if asked.every and slot.epoch % asked.every == 0:
@@ -165,5 +167,7 @@ def weights(members: Stack, k: int) -> dict[str, Tensor]:
     return {name: value.cpu() for name, value in members.state(k).items()}
 
 
-def _watched(monitor: Monitor, loss: T, metric: T) -> T:
-    return loss if monitor.metric == "loss" else metric
+def _watched(monitor: Monitor, figures: Iterable[T]) -> T:
+    """Pick what a monitor watches from loss, metric and perhaps balanced accuracy."""
+    place = {"loss": 0, "balanced_accuracy": 2}.get(monitor.metric, 1)
+    return list(figures)[place]

@@ -24,7 +24,7 @@ class Lane:
         slots: what the places know of their members.
         stacks: views of the members, and of their averages.
         ema: their exponential average, where there is one, and 1 - its decay, (k, 1).
-        smoothing_K: label smoothing, where anyone asks for it.
+        knobs: what the loss takes of each member, whatever the batch.
         augment: changes a batch (k, N, *shape) by seeds (k,), where that is asked for.
     """
 
@@ -35,7 +35,7 @@ class Lane:
     optimiser: Optimiser
     limits: Restraints
     ema: tuple[Running, Tensor] | None
-    smoothing_K: Tensor | None
+    knobs: Knobs
     augment: Callable[[Tensor, Tensor], Tensor] | None
 
     @property
@@ -82,12 +82,12 @@ class Lane:
 
     @torch.no_grad()
     def measure(self, val: Part, train_x: Tensor) -> dict[Source, Tensor]:
-        """Return validation loss and score (2, k) of the members and of their averages."""
+        """Return validation figures (F, k) of the members and of their averages."""
         measured: dict[Source, Tensor] = {}
         for name, members in self.stacks.items():
             if name != "weights":
                 self.engine.normalise(members, train_x)
-            measured[name] = torch.stack(self.engine.evaluate(members, val.x, val.y))
+            measured[name] = self.engine.evaluate(members, val.x, val.y)
         return measured
 
     def _batch(
@@ -98,7 +98,7 @@ class Lane:
         Where rows are mixed, each is with the one that is as far from the batch's other end.
         """
         x_KN, y_KN = gather(train, index_KN)
-        knobs = {} if self.smoothing_K is None else {"smoothing": self.smoothing_K}
+        knobs = dict(self.knobs)
         if self.augment is not None:
             x_KN = self.augment(x_KN, seed_K)
         if mix_K is not None:
@@ -118,7 +118,7 @@ class Lane:
         totals: list[Tensor] = []
         for number, index in enumerate(torch.arange(rows).tensor_split(parts)):
             here = slice(int(index[0]), int(index[-1]) + 1)
-            own = {n: v[:, here].contiguous() if v.ndim > 1 else v for n, v in knobs.items()}
+            own = {n: v[:, here].contiguous() if n[-2:] == "_N" else v for n, v in knobs.items()}
             x, y = x_KN[:, here].contiguous(), y_KN[:, here].contiguous()
             step = self.engine.step(self.stack, x, y, seed_K + number, own)
             shares = [value * (len(index) / rows) for value in step]
@@ -128,7 +128,7 @@ class Lane:
 
 
 def gather(part: Part, index_KN: Tensor) -> tuple[Tensor, Tensor]:
-    """Gather one batch per member: x (K, N, *shape), y (K, N)."""
+    """Gather one batch per member: x (K, N, *shape), y (K, N) or (K, N, T)."""
     flat, shape = index_KN.reshape(-1), index_KN.shape
     x_KN = part.x.index_select(0, flat).view(*shape, *part.x.shape[1:])
-    return x_KN, part.y.index_select(0, flat).view(shape)
+    return x_KN, part.y.index_select(0, flat).view(*shape, *part.y.shape[1:])

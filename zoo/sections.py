@@ -1,9 +1,10 @@
 """The settings of one member, section by section; every key is checked and documented here."""
 
 from collections.abc import Mapping
+from math import inf
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -13,6 +14,35 @@ Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Task = Literal["classification", "multilabel", "regression"]
+Transform = Literal["none", "log1p", "yeo-johnson"]
+
+
+def _columns(value: object) -> object:
+    """Check the names of one or several columns; a list of one is that column."""
+    if isinstance(value, str) or value is None:
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"takes the name of a column or a list of names, however it is {value!r}")
+    twice = [name for place, name in enumerate(value) if name in value[:place]]
+    if twice:
+        raise ValueError(f"a column may be a target once, however {twice[0]!r} came twice")
+    if not value:
+        raise ValueError("takes the name of a column or a list of names, however it is empty")
+    return value[0] if len(value) == 1 else tuple(value)
+
+
+def _weights(value: object) -> object:
+    """Check weights of classes."""
+    numbers = isinstance(value, list | tuple) and all(
+        isinstance(weight, int | float) and not isinstance(weight, bool) and 0 < weight < inf
+        for weight in value
+    )
+    if value is None or value == "balanced" or (numbers and value):
+        return tuple(map(float, value)) if isinstance(value, list | tuple) else value
+    raise ValueError(
+        f"takes balanced or a list of positive numbers, one per class, however it is {value!r}"
+    )
 
 
 class Section(BaseModel):
@@ -27,9 +57,12 @@ class DataConfig(Section):
     ref: str = Field(
         min_length=1, description="a built-in name (digits, iris, ...) or the path of a CSV file"
     )
-    target: str | None = Field(default=None, description="the column to predict, for a file")
-    task: Literal["classification", "regression"] | None = Field(
-        default=None, description="found from the target when not given"
+    target: Annotated[str | tuple[str, ...] | None, BeforeValidator(_columns)] = Field(
+        default=None, description="the column to predict, for a file, or a list of several"
+    )
+    task: Task | None = Field(default=None, description="found from the target when not given")
+    target_transform: Transform = Field(
+        default="none", description="of quantities with heavy tails, before they are standardised"
     )
     split_seed: Seed = 0
     val: Fraction = 0.2
@@ -186,13 +219,20 @@ class TrainConfig(Section):
     l1: NonNegative = Field(default=0.0, description="penalty l1 * sum |w| on weights")
     l2: NonNegative = Field(default=0.0, description="penalty l2 * sum w^2 on weights")
     label_smoothing: Share = 0.0
+    class_weights: Annotated[
+        Literal["balanced"] | tuple[float, ...] | None, BeforeValidator(_weights)
+    ] = Field(
+        default=None,
+        description="what the training loss of each class is multiplied by, in the classes' "
+        "order; balanced is the inverse of how frequent they are",
+    )
     mixup: NonNegative = Field(default=0.0, description="alpha of mixup's Beta distribution")
 
 
 class Monitor(Section):
     """What is watched on the validation rows, and when it says stop."""
 
-    metric: Literal["loss", "accuracy", "rmse"] = "loss"
+    metric: Literal["loss", "accuracy", "balanced_accuracy", "rmse"] = "loss"
     mode: Literal["min", "max"] | None = Field(default=None, description="found from the metric")
     patience: Count = Field(default=10, description="epochs without improvement before stopping")
     min_delta: NonNegative = Field(default=0.0, description="an improvement must exceed this")
@@ -207,7 +247,7 @@ class Monitor(Section):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        usual = "max" if self.metric == "accuracy" else "min"
+        usual = "min" if self.metric in ("loss", "rmse") else "max"
         if self.mode not in (None, usual):
             raise ValueError(f"the mode of {self.metric} is {usual}, however it is {self.mode}")
         return self
@@ -215,7 +255,7 @@ class Monitor(Section):
     @property
     def direction(self) -> Literal["min", "max"]:
         """The mode, or the one that suits the metric."""
-        return self.mode or ("max" if self.metric == "accuracy" else "min")
+        return self.mode or ("min" if self.metric in ("loss", "rmse") else "max")
 
 
 class StopConfig(Monitor):
