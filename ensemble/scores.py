@@ -19,7 +19,7 @@ rmse, mae, r2  squared or absolute error; squared error over variance     --
 The row of several labels or several values is the mean of theirs, but for the accuracy of labels,
 which must all be right.
 
-Shapes: N sample, C class, L label, T target.  Rows are float64, whatever the type of the predictions.
+Shapes: N sample, C class, L label, T target.  Rows are float64, whatever the predictions are.
 """
 
 import torch

@@ -130,7 +130,7 @@ def weighted_bootstrap(
     >>> best, worst = (lambda w, c=c: w[:, :c].sum(1) / w.sum(1) for c in (95, 85))
     >>> delta, low, high, p_value = weighted_bootstrap(best, worst, 100)
     >>> f"{delta:+.2f} [{low:+.2f}, {high:+.2f}]", p_value < 0.01
-    ('+0.10 [+0.05, +0.17]', True)
+    ('+0.10 [+0.05, +0.16]', True)
     """
     if count == 0:
         raise EmptyError("a paired comparison needs at least one row, however: there is none")

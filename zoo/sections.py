@@ -1,10 +1,11 @@
 """The settings of one member, section by section; every key is checked and documented here."""
 
 from collections.abc import Mapping
-from math import inf
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from zoo import settings
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -16,33 +17,6 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Task = Literal["classification", "multilabel", "regression"]
 Transform = Literal["none", "log1p", "yeo-johnson"]
-
-
-def _columns(value: object) -> object:
-    """Check the names of one or several columns; a list of one is that column."""
-    if isinstance(value, str) or value is None:
-        return value
-    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"takes the name of a column or a list of names, however it is {value!r}")
-    twice = [name for place, name in enumerate(value) if name in value[:place]]
-    if twice:
-        raise ValueError(f"a column may be a target once, however {twice[0]!r} came twice")
-    if not value:
-        raise ValueError("takes the name of a column or a list of names, however it is empty")
-    return value[0] if len(value) == 1 else tuple(value)
-
-
-def _weights(value: object) -> object:
-    """Check weights of classes."""
-    numbers = isinstance(value, list | tuple) and all(
-        isinstance(weight, int | float) and not isinstance(weight, bool) and 0 < weight < inf
-        for weight in value
-    )
-    if value is None or value == "balanced" or (numbers and value):
-        return tuple(map(float, value)) if isinstance(value, list | tuple) else value
-    raise ValueError(
-        f"takes balanced or a list of positive numbers, one per class, however it is {value!r}"
-    )
 
 
 class Section(BaseModel):
@@ -57,7 +31,7 @@ class DataConfig(Section):
     ref: str = Field(
         min_length=1, description="a built-in name (digits, iris, ...) or the path of a CSV file"
     )
-    target: Annotated[str | tuple[str, ...] | None, BeforeValidator(_columns)] = Field(
+    target: Annotated[str | tuple[str, ...] | None, BeforeValidator(settings.column_names)] = Field(
         default=None, description="the column to predict, for a file, or a list of several"
     )
     task: Task | None = Field(default=None, description="found from the target when not given")
@@ -220,7 +194,7 @@ class TrainConfig(Section):
     l2: NonNegative = Field(default=0.0, description="penalty l2 * sum w^2 on weights")
     label_smoothing: Share = 0.0
     class_weights: Annotated[
-        Literal["balanced"] | tuple[float, ...] | None, BeforeValidator(_weights)
+        Literal["balanced"] | tuple[float, ...] | None, BeforeValidator(settings.positive_weights)
     ] = Field(
         default=None,
         description="what the training loss of each class is multiplied by, in the classes' "

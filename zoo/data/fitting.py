@@ -62,7 +62,7 @@ def fit(
         )
     learnt = columns[rows]
     powers = _powers(learnt) if transform == "yeo-johnson" else np.ones(learnt.shape[1])
-    changed = transformed(torch.from_numpy(columns), transform, torch.from_numpy(powers)).numpy()
+    changed = transformed(torch.tensor(columns), transform, torch.tensor(powers)).numpy()
     taught = [np.ascontiguousarray(column) for column in changed[rows].T]
     offsets = np.array([column.mean() for column in taught])
     scales = np.array([column.std() for column in taught])
