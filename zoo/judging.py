@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -118,7 +118,7 @@ def seen_as(epoch: Epoch, source: Source) -> Epoch:
     """Return the epoch with the figures of an average of its weights."""
     if source == "weights":
         return epoch
-    figures = dict(zip(FIGURES, epoch.averages[source], strict=False))
+    figures: dict[str, Any] = dict(zip(FIGURES, epoch.averages[source], strict=False))
     return replace(epoch, source=source, **figures)
 
 
