@@ -82,8 +82,11 @@ def fit(
         "highs": scaled[rows].max(axis=0).tolist(),
     }
     y = torch.from_numpy(scaled.reshape(target.values.shape)).to(torch.float32)
-    notes = _skewed(target.names, learnt) if transform == "none" else []
-    return told, y, notes
+    if transform == "none":
+        return told, y, _skewed(target.names, learnt)
+    ways = [f" with lambda {power:.3g}" * (transform == "yeo-johnson") for power in powers]
+    named = zip(target.names, ways, strict=True)
+    return told, y, [f"target {name!r} is learnt by its {transform}{way}" for name, way in named]
 
 
 def _powers(columns: FloatArray) -> FloatArray:
