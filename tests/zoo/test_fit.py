@@ -67,7 +67,7 @@ def test_the_returned_state_is_that_of_the_best_epoch_by_value():
         early += end.best.epoch < end.epochs
         module = models.build("mlp", config.model.options, source.shape, source.outputs, 99 + k)
         module.load_state_dict(end.state, strict=True)
-        loss, accuracy, _ = figures(module, source.val.x, source.val.y, source.task)
+        loss, accuracy, _ = figures(module, source.val.x, source.val.y, source.task, source.units())
         assert loss == pytest.approx(lowest.val_loss, rel=1e-4)
         assert accuracy == pytest.approx(lowest.val_metric)
     assert early  # the last epoch was not the best
@@ -193,7 +193,7 @@ def test_a_refilled_slot_keeps_no_buffer_of_its_former_member(width, monkeypatch
     for member in crowd:
         module = models.build("projected", {}, source.shape, source.outputs, member.seed)
         module.load_state_dict(ends[member.key].state)
-        loss, *_ = figures(module, source.val.x, source.val.y, source.task)
+        loss, *_ = figures(module, source.val.x, source.val.y, source.task, source.units())
         assert loss == pytest.approx(ends[member.key].best.val_loss, rel=1e-4)
 
 

@@ -85,6 +85,11 @@ def test_extreme_values_have_a_finite_transform(values):
     assert np.isfinite(Units(told["units"]).spread)
 
 
+def test_values_whose_squares_are_infinite_are_refused():
+    with pytest.raises(DataError, match=r"finite numbers, however it does not for target 'price'"):
+        fitted(np.array([1e100] * 150 + [0.0] * 50) + np.arange(200) * 1e98, "yeo-johnson")
+
+
 def test_values_without_a_logarithm_are_refused():
     with pytest.raises(DataError, match=r"above -1, however target 'price' has -1; yeo-johnson"):
         fitted(np.array([-1.0, *range(199)]), "log1p")
