@@ -30,7 +30,7 @@ def figures(data: str, split: int, folder: Path) -> dict[str, tuple[float, float
         comparison = compare(registry, registry.runs())
     names = {comparison.baseline: "best single", f"mean of {len(runs)} singles": "mean single"}
     return {
-        names.get(row.name, row.name.partition(".")[2]): (row.test, row.nll or 0.0)
+        names.get(row.name, row.name.partition(".")[2]): (row.test, row.figures.get("nll", 0.0))
         for row in comparison.rows
     }
 

@@ -4,20 +4,22 @@ A single model is an ensemble of one, so all candidates go through one loop.  Th
 chosen on the validation rows; the test rows serve to report, once, and select nothing.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ensemble.catalogue import find
-from ensemble.errors import EmptyError, OptionError, nearest
+from ensemble import catalogue
+from ensemble.errors import EmptyError
 from ensemble.members import Bench, alike, bench
+from ensemble.metrics import METRICS, AnyMetric, Metric, find
 from ensemble.predictions import mean
-from ensemble.scores import METRICS, Metric
 from ensemble.statistics import Interval, paired_bootstrap
 from zoo.choice import threads
 from zoo.registry import Registry, Run
@@ -31,9 +33,10 @@ class Row:
     """One candidate.
 
     ``delta`` is the candidate's test metric minus the baseline's, ``ci_low`` and ``ci_high`` its
-    95 % interval, all on paired test rows.  ``inference_ms`` is the shortest of 30
-    timings of 64 rows on one CPU thread; ``trained_epochs`` what it took to train everything the
-    candidate needs.
+    95 % interval, all on paired test rows.  ``figures`` are the task's metrics but accuracy, and of
+    several targets each one's own (``rmse[price]``), nan where one is undefined.
+    ``inference_ms`` is the shortest of 30 timings of 64 rows on one CPU thread;
+    ``trained_epochs`` what it took to train everything the candidate needs.
     """
 
     name: str
@@ -46,12 +49,7 @@ class Row:
     ci_low: float | None
     ci_high: float | None
     p_value: float | None
-    nll: float | None = None
-    brier: float | None = None
-    ece: float | None = None
-    rmse: float | None = None
-    mae: float | None = None
-    r2: float | None = None
+    figures: Mapping[str, float]
     params: int | None = None
     inference_ms: float | None = None
     trained_epochs: int | None = None
@@ -70,14 +68,13 @@ class Comparison:
     rows: list[Row]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the machine-readable form; columns of another task are left out."""
-        probabilistic = ("nll", "brier", "ece")
-        errors = ("rmse", "mae", "r2")
-        absent = errors if self.task == "classification" else probabilistic
-        rows = [
-            {key: value for key, value in asdict(row).items() if key not in absent}
-            for row in self.rows
-        ]
+        """Return the machine-readable form, in which the figures of a row are keys like others."""
+        rows = []
+        for row in self.rows:
+            cells = asdict(row)
+            place = list(cells).index("figures")
+            before, after = list(cells.items())[:place], list(cells.items())[place + 1 :]
+            rows.append({**dict(before), **row.figures, **dict(after)})
         head = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rows"}
         return {"schema": 1, **head, "rows": rows}
 
@@ -105,7 +102,8 @@ def compare(
     Args:
         registry: where the runs are.
         runs: finished runs of any kind; the members of ensembles count as single models too.
-        metric: what is compared: ``accuracy`` or ``rmse`` by default, or any other of the task.
+        metric: what is compared: ``accuracy`` or ``rmse`` by default, or any other of the task in
+            :data:`ensemble.metrics.METRICS`.
         frame: the table that the runs learnt from, where it was not a file.
 
     Raises:
@@ -113,24 +111,27 @@ def compare(
     """
     singles, products = _sorted_out(registry, runs)
     table = bench(registry, [*singles, *products], frame)
-    chosen = _metric(metric or table.metric.name, table)
+    chosen = find(table.data.task, metric or table.metric.name)
     known = {run.id: run for run in registry.runs()}
-    candidates = [_candidate(run, known) for run in [*singles, *products]]
+    candidates = [_candidate(table, run, known) for run in [*singles, *products]]
     val_targets, test_targets = table.targets("val"), table.targets("test")
     val = [chosen(c.predictions(table, "val"), val_targets) for c in candidates]
-    rows_test = [chosen.rows(c.predictions(table, "test"), test_targets) for c in candidates]
-    sign = -1 if chosen.direction == "max" else 1
-    loss = METRICS["nll" if table.data.task == "classification" else "rmse"]
+    test = [c.predictions(table, "test") for c in candidates]
     best = min(
         range(len(singles)),
-        key=lambda k: (sign * val[k], loss(candidates[k].predictions(table, "val"), val_targets)),
+        key=lambda k: (
+            _worth(val[k], chosen),
+            table.loss(candidates[k].predictions(table, "val"), "val"),
+        ),
     )
-    base = rows_test[best]
     rows = [_row(table, candidates[best], val[best], Interval(0.0, 0.0, 0.0, 1.0), chosen)]
     if len(singles) > 1:
-        rows.append(_mean_row(table, candidates[: len(singles)], val, rows_test, base, chosen))
+        predicted = test[: len(singles)]
+        rows.append(
+            _mean_row(table, candidates[: len(singles)], val, predicted, test[best], chosen)
+        )
     for k in range(len(singles), len(candidates)):
-        interval = paired_bootstrap(rows_test[k], base, chosen.finish)
+        interval = chosen.interval(test[k], test[best], test_targets)
         rows.append(_row(table, candidates[k], val[k], interval, chosen))
     return Comparison(
         task=table.data.task,
@@ -156,32 +157,31 @@ def _sorted_out(registry: Registry, runs: Sequence[Run]) -> tuple[list[Run], lis
     return singles, [run for run in finished if run.kind != "single"]
 
 
-def _candidate(run: Run, known: Mapping[str, Run]) -> _Candidate:
+def _worth(value: float, metric: AnyMetric) -> float:
+    """Return what can be sorted by, the best first and what is undefined last."""
+    if value != value:
+        return math.inf
+    return -value if metric.direction == "max" else value
+
+
+def _candidate(table: Bench, run: Run, known: Mapping[str, Run]) -> _Candidate:
     if run.kind != "predictions":
         method = run.config.get("method") if run.kind == "weights" else None
-        return _Candidate(run.label, run.kind, method, [run], mean)
-    function = find("predictions", run.config["method"]).function
+        pool = partial(table.pool, mean)
+        return _Candidate(run.label, run.kind, method, [run], pool)
+    function = catalogue.find("predictions", run.config["method"]).function
     arguments = run.config["arguments"]
     return _Candidate(
         run.label,
         run.kind,
         run.config["method"],
         [known[parent] for parent in run.parents],
-        lambda outputs_K: function(outputs_K, **arguments),
+        partial(table.pool, function, **arguments),
     )
 
 
-def _metric(name: str, table: Bench) -> Metric:
-    known = {m.name: m for m in METRICS.values() if m.task == table.data.task}
-    if name not in known:
-        raise OptionError(
-            f"no metric of {table.data.task} is called {name!r}{nearest(name, known)}"
-        )
-    return known[name]
-
-
 def _row(
-    table: Bench, candidate: _Candidate, val: float, interval: Interval, metric: Metric
+    table: Bench, candidate: _Candidate, val: float, interval: Interval, metric: AnyMetric
 ) -> Row:
     predictions, targets = candidate.predictions(table, "test"), table.targets("test")
     return Row(
@@ -198,7 +198,7 @@ def _row(
         params=sum(_parameters(table, run) for run in candidate.runs),
         inference_ms=_milliseconds(table, candidate),
         trained_epochs=sum(run.epochs or 0 for run in candidate.runs),
-        **_columns(predictions, targets, metric.task),
+        figures=_figures(table, predictions, targets),
     )
 
 
@@ -206,22 +206,19 @@ def _mean_row(
     table: Bench,
     singles: Sequence[_Candidate],
     val: Sequence[float],
-    rows_test: Sequence[Tensor],
+    predictions: Sequence[Tensor],
     base: Tensor,
-    metric: Metric,
+    metric: AnyMetric,
 ) -> Row:
     """The mean single model: what one gets who trains once and does not choose."""
     targets = table.targets("test")
-    predictions = [single.predictions(table, "test") for single in singles]
-    columns = [_columns(prediction, targets, metric.task) for prediction in predictions]
-    means: dict[str, Any] = {
-        key: statistics.fmean(column[key] for column in columns) for key in columns[0]
-    }
+    figures = [_figures(table, prediction, targets) for prediction in predictions]
     test = statistics.fmean(metric(prediction, targets) for prediction in predictions)
-    baseline = float(metric.finish(base.mean()))
-    # The mean of figures is the figure of mean rows unless a root is taken of each.
-    rows_N = torch.stack(list(rows_test[: len(singles)])).mean(dim=0)
-    interval = paired_bootstrap(rows_N, base, metric.finish) if metric.affine else None
+    interval = None
+    # The mean of figures is the figure of mean rows unless, say, a root is taken of each.
+    if isinstance(metric, Metric) and metric.affine:
+        rows_N = torch.stack([metric.rows(p, targets) for p in predictions]).mean(dim=0)
+        interval = paired_bootstrap(rows_N, metric.rows(base, targets), metric.finish)
     return Row(
         name=f"mean of {len(singles)} singles",
         kind="baseline",
@@ -229,19 +226,28 @@ def _mean_row(
         members=1,
         val=statistics.fmean(val[: len(singles)]),
         test=test,
-        delta=test - baseline,
+        delta=test - metric(base, targets),
         ci_low=interval.low if interval else None,
         ci_high=interval.high if interval else None,
         p_value=interval.p_value if interval else None,
         trained_epochs=round(statistics.fmean(run.epochs or 0 for c in singles for run in c.runs)),
-        **means,
+        figures={name: statistics.fmean(figure[name] for figure in figures) for name in figures[0]},
     )
 
 
-def _columns(predictions: Tensor, targets: Tensor, task: str) -> dict[str, Any]:
-    """Measure every metric that has a column."""
-    names = ("nll", "brier", "ece") if task == "classification" else ("rmse", "mae", "r2")
-    return {name: METRICS[name](predictions, targets) for name in names}
+def _figures(table: Bench, predictions: Tensor, targets: Tensor) -> dict[str, float]:
+    """Measure every metric that is reported."""
+    metrics = METRICS[table.data.task]
+    figures = {n: m(predictions, targets) for n, m in metrics.items() if n != "accuracy"}
+    if targets.ndim == 1 or table.data.task != "regression":
+        return figures
+    names = table.data.preprocessing["target"]["names"]
+    own = {
+        f"{n}[{target}]": m(predictions[:, t], targets[:, t])
+        for t, target in enumerate(names)
+        for n, m in metrics.items()
+    }
+    return figures | own
 
 
 def _parameters(table: Bench, run: Run) -> int:

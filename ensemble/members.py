@@ -3,7 +3,8 @@
 This is where the arithmetic of :mod:`ensemble` meets the runs of :mod:`zoo`.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.errors import EmptyError, EnsembleError, listing
-from ensemble.scores import METRICS, Metric
+from ensemble.metrics import METRICS, AnyMetric, ranking
+from ensemble.predictions import pooled
 from ensemble.state import State
+from zoo import terms
 from zoo.checks import build
 from zoo.data import Data, Part, load
 from zoo.models import restore
@@ -42,9 +45,9 @@ class Bench:
     _outputs: dict[tuple[str, PartName], Tensor] = field(default_factory=dict)
 
     @property
-    def metric(self) -> Metric:
+    def metric(self) -> AnyMetric:
         """The metric of the task by which members are ranked."""
-        return METRICS["accuracy" if self.data.task == "classification" else "rmse"]
+        return ranking(self.data.task)
 
     def part(self, name: PartName) -> Part:
         """Return a part of the data."""
@@ -52,11 +55,9 @@ class Bench:
         return part
 
     def targets(self, name: PartName) -> Tensor:
-        """Return the labels (N,) of a part, or its targets (N,), float64, in their unit."""
-        y_N = self.part(name).y
-        if self.data.task == "classification":
-            return y_N
-        return y_N.double() * self.data.target_scale + self.data.target_offset
+        """Return a part's classes (N,), labels (N, L), or values (N,) or (N, T) in their unit."""
+        y_N, units = self.part(name).y, self.data.units()
+        return units.restore(y_N, predicted=False) if units else y_N
 
     def state(self, run: Run) -> dict[str, Tensor]:
         """Return the published weights of a run."""
@@ -70,7 +71,7 @@ class Bench:
         return build(model_of(run), self.data, seed=run.seed or 0)
 
     def outputs(self, runs: Sequence[Run], name: PartName) -> Tensor:
-        """Return what runs predict for a part: logits (K, N, C), or values (K, N) in their unit."""
+        """Return what runs predict for a part (see :meth:`forward`)."""
         missing = [run for run in runs if (run.id, name) not in self._outputs]
         for group in alike(missing):
             outputs_K = self.predictor(group)(self.part(name).x)
@@ -79,39 +80,58 @@ class Bench:
         return torch.stack([self._outputs[run.id, name] for run in runs])
 
     def predictor(self, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:
-        """Return the function from rows (N, *shape) to the outputs of runs of one model.
+        """Return the function from rows (N, *shape) to what runs that are alike predict.
 
         Rows may be as a part holds them, or prepared.
         """
         modules = [self.module(run) for run in runs]
-        return self.forward(modules, [self.state(run) for run in runs])
+        target = runs[0].preprocessing["target"]
+        return self.forward(modules, [self.state(run) for run in runs], target)
 
     def forward(
-        self, modules: Sequence[nn.Module], states: Sequence[State]
+        self, modules: Sequence[nn.Module], states: Sequence[State], target: Mapping[str, Any]
     ) -> Callable[[Tensor], Tensor]:
-        """Return the function from rows (N, *shape) to logits (K, N, C) or values (K, N)."""
+        """Return the function from rows (N, *shape) to predictions.
+
+        These are logits (K, N, C) of classes, log-odds (K, N, L) of labels, or values (K, N) or
+        (K, N, T) in their unit, float64.
+
+        Args:
+            modules: of one model.
+            states: the weights of each.
+            target: ``preprocessing["target"]`` of the runs.
+        """
         for module, state in zip(modules, states, strict=True):
             restore(module, state)
         members = stack(modules)
-        measure = objective(self.data.task, self.data.target_scale)
-        engine = Stacked(modules[0], measure, prepare=self.data.prepare)
+        engine = Stacked(modules[0], objective(self.data.task), prepare=self.data.prepare)
 
         @torch.no_grad()
         def predict(x_N: Tensor) -> Tensor:
-            outputs_KNC = engine.outputs(members, x_N)
-            if self.data.task == "classification":
-                return outputs_KNC
-            return outputs_KNC.squeeze(-1) * self.data.target_scale + self.data.target_offset
+            return terms.predictions(target, engine.outputs(members, x_N))
 
         return predict
 
+    def pool(self, function: Callable[..., Tensor], outputs_K: Tensor, **arguments: Any) -> Tensor:
+        """Pool what members predict by a method for predictions (see :func:`pooled`)."""
+        return pooled(function, outputs_K, self.data.task, **arguments)
+
+    def loss(self, predictions: Tensor, name: PartName) -> float:
+        """Return the loss of training, without weights of classes, of predictions for a part.
+
+        Args:
+            predictions: log-probabilities (N, C), log-odds (N, L), or values (N,) or (N, T).
+            name: of the part.
+        """
+        units, targets = self.data.units(), self.targets(name)
+        if units is None:
+            return METRICS[self.data.task]["nll"](predictions, targets)
+        error = units.standardise(predictions) - units.standardise(targets)
+        return float(error.square().mean())
+
     def figures(self, predictions: Tensor, name: PartName) -> dict[str, float]:
-        """Measure log-probabilities (N, C) or values (N,): the metric, and the loss of training."""
-        targets = self.targets(name)
-        if self.data.task == "classification":
-            loss = METRICS["nll"](predictions, targets)
-        else:
-            loss = (METRICS["rmse"](predictions, targets) / self.data.target_scale) ** 2
+        """Measure predictions (see :meth:`loss`): the metric, and the loss of training."""
+        targets, loss = self.targets(name), self.loss(predictions, name)
         value = self.metric(predictions, targets)
         return {f"{name}_{self.metric.name}": value, f"{name}_loss": loss}
 
@@ -176,6 +196,7 @@ def bench(registry: Registry, runs: Sequence[Run], frame: Any = None) -> Bench:
             ("split", run.split_hash, first.split_hash),
             ("task", run.task, first.task),
             ("classes", run.classes, first.classes),
+            ("targets", _targets(run), _targets(first)),
         )
         if theirs != ours
     ]
@@ -223,13 +244,21 @@ def _content(run: Run) -> str:
     return f"{run.data_ref} ({run.data_fingerprint})"
 
 
+def _targets(run: Run) -> list[str]:
+    names: list[str] = run.preprocessing["target"]["names"]
+    return names
+
+
 def _settings(run: Run) -> dict[str, Any]:
-    return {f"model.{key}": value for key, value in model_of(run).model_dump().items()}
+    settings = {f"model.{key}": value for key, value in model_of(run).model_dump().items()}
+    units = run.preprocessing["target"]["units"]
+    return settings | ({"data.target_transform": units["transform"]} if units else {})
 
 
 def alike(runs: Sequence[Run]) -> list[list[Run]]:
-    """Group runs by their model."""
+    """Group runs by their model and by the unit of their outputs."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(model_of(run).model_dump_json(), []).append(run)
+        key = model_of(run).model_dump_json() + json.dumps(run.preprocessing["target"])
+        groups.setdefault(key, []).append(run)
     return list(groups.values())

@@ -10,7 +10,8 @@ regression       ``values_KN``                   values ``(N,)``
 ===============  ==============================  ==================================
 
 The name of the first parameter says which of them a method pools; ``outputs_K`` is either, told
-apart by its number of axes.  :func:`tasks` reads it.
+apart by its number of axes.  :func:`tasks` reads it.  Rows with several labels or several values
+are pooled by :func:`pooled`, each label as a choice of two classes, each value by itself.
 
 Everything stays in log-space: the mean of probabilities is ``logsumexp(log p_k) - log K``, so a
 label to which all members give 1e-60 still has a finite NLL in float32.  Halves are pooled in
@@ -20,12 +21,13 @@ float32.  One member comes back exactly as ``log_softmax`` of its logits, or as 
 Every function raises :class:`EmptyError` without members or rows, :class:`NonFiniteError` naming
 the member that predicts NaN or infinity, and :class:`EnsembleError` for other shapes or integers.
 
-Shapes: K member, N sample, C class.
+Shapes: K member, N sample, C class, L label, T target.
 """
 
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,9 +37,9 @@ from ensemble.catalogue import method
 from ensemble.errors import EmptyError, EnsembleError, NonFiniteError, listing
 
 TASKS = {
-    "logits_KNC": ("classification",),
+    "logits_KNC": ("classification", "multilabel"),
     "values_KN": ("regression",),
-    "outputs_K": ("classification", "regression"),
+    "outputs_K": ("classification", "multilabel", "regression"),
 }
 AXES = {2: "values (K, N)", 3: "logits (K, N, C)"}
 TIE = 1e-6  # what the mean probability weighs against the shares of votes
@@ -47,9 +49,38 @@ def tasks(pool: Callable[..., Tensor]) -> tuple[str, ...]:
     """Tell the tasks whose members a function can pool.
 
     >>> tasks(mean), tasks(vote), tasks(median)
-    (('classification', 'regression'), ('classification',), ('regression',))
+    (('classification', 'multilabel', 'regression'), ('classification', 'multilabel'), \
+('regression',))
     """
     return TASKS[next(iter(inspect.signature(pool).parameters))]
+
+
+def pooled(pool: Callable[..., Tensor], outputs_K: Tensor, task: str, **arguments: Any) -> Tensor:
+    """Pool members whose rows may have several labels or several values.
+
+    Args:
+        pool: a function of this module.
+        outputs_K: logits (K, N, C) of classes; log-odds (K, N, L) of labels; values (K, N) or
+            (K, N, T).
+        task: ``classification``, ``multilabel`` or ``regression``.
+        arguments: of the function.
+
+    Returns:
+        log-probabilities (N, C), log-odds (N, L), or values (N,) or (N, T).
+
+    >>> two = torch.tensor([[[0.9, 0.2]], [[0.5, 0.4]]]).logit()
+    >>> pooled(mean, two, "multilabel").sigmoid()
+    tensor([[0.7000, 0.3000]])
+    >>> pooled(median, torch.tensor([[[1.0, 5.0]], [[3.0, 9.0]]]), "regression")
+    tensor([[2., 7.]])
+    """
+    if task == "classification" or outputs_K.ndim != 3:
+        return pool(outputs_K, **arguments)
+    flat_KR, shape = outputs_K.flatten(1), outputs_K.shape[1:]
+    if task == "regression":
+        return pool(flat_KR, **arguments).view(shape)
+    log_R2 = pool(torch.stack([torch.zeros_like(flat_KR), flat_KR], dim=-1), **arguments)
+    return (log_R2[:, 1] - log_R2[:, 0]).view(shape)
 
 
 @method("mean", mode="predictions", paper="Lakshminarayanan et al. 2017, arXiv:1612.01474")

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from ensemble.catalogue import Method, Mode, find
 from ensemble.connectivity import Preflight, preflight
 from ensemble.errors import OptionError
@@ -80,7 +78,10 @@ def combine(
     chosen = find(mode, method or DEFAULTS[mode])
     if mode == "weights":
         same_model(runs)
-    figures = [table.figures(mean(outputs[None]), "val") for outputs in table.outputs(runs, "val")]
+    figures = [
+        table.figures(table.pool(mean, outputs[None]), "val")
+        for outputs in table.outputs(runs, "val")
+    ]
     # From the lowest validation loss up: the first of members that score alike is the better one.
     order = sorted(range(len(runs)), key=lambda k: figures[k]["val_loss"])
     members = [runs[k] for k in order]
@@ -113,13 +114,13 @@ def _pool(table: Bench, members: list[Run], method: Method, arguments: dict[str,
             f"{method.name} pools predictions of {' or '.join(tasks(method.function))}, however "
             f"the members' task is {task}"
         )
-    pooled: Tensor = method.function(table.outputs(members, "val"), **arguments)
+    pooled = table.pool(method.function, table.outputs(members, "val"), **arguments)
     return None, table.figures(pooled, "val"), members, None
 
 
 def _average(table: Bench, members: list[Run], method: Method, arguments: dict[str, Any]) -> Made:
     """Average the members' weights, with BatchNorm statistics re-estimated before any scoring."""
-    module = table.module(members[0])
+    module, target = table.module(members[0]), members[0].preprocessing["target"]
     states = check([table.state(run) for run in members], [run.label for run in members])
     x_N = table.part("train").x
     batches = x_N.tensor_split(max(1, len(x_N) // BATCH))
@@ -131,8 +132,8 @@ def _average(table: Bench, members: list[Run], method: Method, arguments: dict[s
         return recalibrate(module, state, map(table.data.prepare, batches))
 
     def figures(state: State) -> dict[str, float]:
-        outputs_K = table.forward([module], [state])(table.part("val").x)
-        return table.figures(mean(outputs_K), "val")
+        outputs_K = table.forward([module], [state], target)(table.part("val").x)
+        return table.figures(table.pool(mean, outputs_K), "val")
 
     sign = 1 if table.metric.direction == "max" else -1
     key = f"val_{table.metric.name}"

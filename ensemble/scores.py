@@ -3,8 +3,8 @@
     figure = finish(mean(rows_N))
 
 Accuracy, NLL and Brier finish with the mean itself, RMSE with its square root, R2 with one minus
-it.  Because every figure is a function of a mean of rows, the paired bootstrap of
-:mod:`ensemble.statistics` and the loop of ``compare`` need to know nothing else about a metric.
+it.  :mod:`ensemble.metrics` has the table of all metrics, :mod:`ensemble.whole` those that are no
+mean of rows.
 
 =============  =========================================================  ======================
 metric         row                                                        source
@@ -16,14 +16,14 @@ ece            +-(confidence - correct), the sign that of its bin's mean  Guo et
 rmse, mae, r2  squared or absolute error; squared error over variance     --
 =============  =========================================================  ======================
 
-Shapes: N sample, C class.  Rows are float64, whatever the type of the predictions.
+The row of several labels or several values is the mean of theirs, but for the accuracy of labels,
+which must all be right.
+
+Shapes: N sample, C class, L label, T target.  Rows are float64, whatever the predictions are.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
+import torch.nn.functional as F  # noqa: N812  # the name that PyTorch's documentation uses
 from torch import Tensor
 
 from ensemble.errors import EmptyError, EnsembleError
@@ -41,7 +41,7 @@ def accuracy(log_probabilities_NC: Tensor, labels_N: Tensor) -> Tensor:
     >>> accuracy(torch.tensor([[0.9, 0.1], [0.2, 0.8]]).log(), torch.tensor([0, 0]))
     tensor([1., 0.], dtype=torch.float64)
     """
-    log_NC = _checked(log_probabilities_NC, labels_N)
+    log_NC = checked(log_probabilities_NC, labels_N)
     return (log_NC.argmax(dim=1) == labels_N).double()
 
 
@@ -51,7 +51,7 @@ def nll(log_probabilities_NC: Tensor, labels_N: Tensor) -> Tensor:
     >>> nll(torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log(), torch.tensor([1, 0]))
     tensor([0.6931, -0.0000], dtype=torch.float64)
     """
-    log_NC = _checked(log_probabilities_NC, labels_N)
+    log_NC = checked(log_probabilities_NC, labels_N)
     return -log_NC.gather(1, labels_N[:, None].long()).squeeze(1)
 
 
@@ -64,7 +64,7 @@ def brier(log_probabilities_NC: Tensor, labels_N: Tensor) -> Tensor:
     >>> brier(torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log(), torch.tensor([1, 0]))
     tensor([0.5000, 0.0000], dtype=torch.float64)
     """
-    error_NC = _checked(log_probabilities_NC, labels_N).exp()
+    error_NC = checked(log_probabilities_NC, labels_N).exp()
     rows = torch.arange(labels_N.shape[0], device=labels_N.device)
     error_NC[rows, labels_N.long()] -= 1
     return error_NC.square().sum(dim=1)
@@ -81,7 +81,7 @@ def ece(log_probabilities_NC: Tensor, labels_N: Tensor) -> Tensor:
     >>> ece(torch.tensor([[0.8, 0.2], [0.8, 0.2]]).log(), torch.tensor([0, 1])).mean()
     tensor(0.3000, dtype=torch.float64)
     """
-    log_NC = _checked(log_probabilities_NC, labels_N)
+    log_NC = checked(log_probabilities_NC, labels_N)
     confidence_N, predicted_N = log_NC.exp().max(dim=1)
     gap_N = confidence_N - (predicted_N == labels_N).double()
     edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64, device=log_NC.device)
@@ -90,13 +90,53 @@ def ece(log_probabilities_NC: Tensor, labels_N: Tensor) -> Tensor:
     return gap_N * total_B.sign()[bin_N]
 
 
+def subset_accuracy(log_odds_NL: Tensor, labels_NL: Tensor) -> Tensor:
+    """1.0 where every label is right, those with a positive log-odds being predicted; (N,).
+
+    >>> subset_accuracy(torch.tensor([[1.0, -1.0], [1.0, 1.0]]), torch.tensor([[1, 0], [1, 0]]))
+    tensor([1., 0.], dtype=torch.float64)
+    """
+    log_odds_NL, there_NL = labelled(log_odds_NL, labels_NL)
+    return ((log_odds_NL > 0) == there_NL).all(dim=1).double()
+
+
+def hamming(log_odds_NL: Tensor, labels_NL: Tensor) -> Tensor:
+    """The share of labels that are wrong; (N,).
+
+    >>> hamming(torch.tensor([[1.0, -1.0], [1.0, 1.0]]), torch.tensor([[1, 0], [1, 0]]))
+    tensor([0.0000, 0.5000], dtype=torch.float64)
+    """
+    log_odds_NL, there_NL = labelled(log_odds_NL, labels_NL)
+    return ((log_odds_NL > 0) != there_NL).double().mean(dim=1)
+
+
+def label_nll(log_odds_NL: Tensor, labels_NL: Tensor) -> Tensor:
+    """Minus the log-probability of what each label is, in nats, the mean over labels; (N,).
+
+    >>> label_nll(torch.tensor([[0.0, 800.0]]), torch.tensor([[1, 0]]))
+    tensor([400.3466], dtype=torch.float64)
+    """
+    log_odds_NL, there_NL = labelled(log_odds_NL, labels_NL)
+    return -F.logsigmoid(torch.where(there_NL, log_odds_NL, -log_odds_NL)).mean(dim=1)
+
+
+def label_brier(log_odds_NL: Tensor, labels_NL: Tensor) -> Tensor:
+    """Squared distance of each label's probability from 0 or 1, the mean over labels; (N,).
+
+    >>> label_brier(torch.tensor([[0.0, 800.0]]), torch.tensor([[1, 0]]))
+    tensor([0.6250], dtype=torch.float64)
+    """
+    log_odds_NL, there_NL = labelled(log_odds_NL, labels_NL)
+    return (log_odds_NL.sigmoid() - there_NL.double()).square().mean(dim=1)
+
+
 def squared_error(values_N: Tensor, targets_N: Tensor) -> Tensor:
     """(prediction - target)^2; (N,).
 
     >>> squared_error(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
     tensor([0., 4.], dtype=torch.float64)
     """
-    return _difference(values_N, targets_N).square()
+    return _rowwise(_difference(values_N, targets_N).square())
 
 
 def absolute_error(values_N: Tensor, targets_N: Tensor) -> Tensor:
@@ -105,7 +145,7 @@ def absolute_error(values_N: Tensor, targets_N: Tensor) -> Tensor:
     >>> absolute_error(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
     tensor([0., 2.], dtype=torch.float64)
     """
-    return _difference(values_N, targets_N).abs()
+    return _rowwise(_difference(values_N, targets_N).abs())
 
 
 def unexplained(values_N: Tensor, targets_N: Tensor) -> Tensor:
@@ -116,55 +156,14 @@ def unexplained(values_N: Tensor, targets_N: Tensor) -> Tensor:
     >>> unexplained(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
     tensor([0.0000, 1.7778], dtype=torch.float64)
     """
-    error_N = squared_error(values_N, targets_N)
-    variance = targets_N.double().var(correction=0)
+    error_N = _difference(values_N, targets_N).square()
+    variance = targets_N.double().var(dim=0, correction=0)
     # Equal targets may leave a variance of rounding errors, so equality itself is asked.
-    constant = bool((targets_N == targets_N[0]).all())
-    return torch.full_like(error_N, torch.nan) if constant else error_N / variance
+    constant = (targets_N == targets_N[0]).all(dim=0)
+    return _rowwise(torch.where(constant, torch.nan, error_N / variance))
 
 
-def _itself(means: Tensor) -> Tensor:
-    return means
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric as data: ``figure = finish(mean(rows(predictions, targets)))``.
-
-    ``finish`` is monotone and works on tensors of any shape, one mean per element.  ``affine``
-    tells whether it keeps means, so that the mean of several figures is the figure of mean rows.
-
-    >>> round(METRICS["rmse"](torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])), 6)
-    1.414214
-    """
-
-    name: str
-    task: Literal["classification", "regression"]
-    direction: Literal["min", "max"]
-    rows: Callable[[Tensor, Tensor], Tensor]
-    finish: Callable[[Tensor], Tensor] = _itself
-    affine: bool = True
-
-    def __call__(self, predictions: Tensor, targets: Tensor) -> float:
-        """Score log-probabilities (N, C) against labels (N,), or values (N,) against targets."""
-        return float(self.finish(self.rows(predictions, targets).mean()))
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("accuracy", "classification", "max", accuracy),
-        Metric("nll", "classification", "min", nll),
-        Metric("brier", "classification", "min", brier),
-        Metric("ece", "classification", "min", ece),
-        Metric("rmse", "regression", "min", squared_error, torch.sqrt, affine=False),
-        Metric("mae", "regression", "min", absolute_error),
-        Metric("r2", "regression", "max", unexplained, lambda means: 1 - means),
-    )
-}
-
-
-def _checked(log_probabilities_NC: Tensor, labels_N: Tensor) -> Tensor:
+def checked(log_probabilities_NC: Tensor, labels_N: Tensor) -> Tensor:
     """The log-probabilities in float64, once they and the labels can be scored."""
     if log_probabilities_NC.ndim != 2 or labels_N.shape != log_probabilities_NC.shape[:1]:
         raise EnsembleError(
@@ -189,11 +188,32 @@ def _checked(log_probabilities_NC: Tensor, labels_N: Tensor) -> Tensor:
     return log_NC
 
 
+def labelled(log_odds_NL: Tensor, labels_NL: Tensor) -> tuple[Tensor, Tensor]:
+    """The log-odds in float64 and the labels as truth values, once they can be scored."""
+    if log_odds_NL.ndim != 2 or labels_NL.shape != log_odds_NL.shape:
+        raise EnsembleError(
+            "scores need log-odds (N, L) and labels (N, L), however: "
+            f"{tuple(log_odds_NL.shape)} and {tuple(labels_NL.shape)}"
+        )
+    if labels_NL.numel() == 0:
+        raise EmptyError("scores need at least one row, however: there is none")
+    if bool((bad_N := ~((labels_NL == 0) | (labels_NL == 1)).all(dim=1)).any()):
+        raise EnsembleError(f"labels are 0 or 1, however: not in row {int(bad_N.nonzero()[0])}")
+    if bool((bad_N := log_odds_NL.isnan().any(dim=1)).any()):
+        raise EnsembleError(f"log-odds are numbers, however: nan in row {int(bad_N.nonzero()[0])}")
+    return log_odds_NL.double(), labels_NL == 1
+
+
+def _rowwise(cells: Tensor) -> Tensor:
+    """Average what there are of several targets, (N,) or (N, T), to one number per row."""
+    return cells if cells.ndim == 1 else cells.mean(dim=1)
+
+
 def _difference(values_N: Tensor, targets_N: Tensor) -> Tensor:
     """Prediction minus target in float64; unequal shapes are refused, never broadcast."""
-    if values_N.ndim != 1 or values_N.shape != targets_N.shape:
+    if values_N.ndim not in (1, 2) or values_N.shape != targets_N.shape:
         raise EnsembleError(
-            "scores need values (N,) and targets (N,), however: "
+            "scores need values (N,) and targets (N,), or both (N, T), however: "
             f"{tuple(values_N.shape)} and {tuple(targets_N.shape)}"
         )
     if values_N.numel() == 0:

@@ -14,6 +14,11 @@ k: models run for each prediction; ms: for 64 rows; epochs: of training
 delta: test minus that of the best single, with a paired bootstrap interval;
        an interval that holds 0 shows no difference"""
 METHOD_COLUMNS = ("mode", "method", "summary")
+SHOWN = {  # figures that have a column in the table; the other formats have all
+    "classification": ("nll", "brier", "ece"),
+    "multilabel": ("nll", "hamming", "f1"),
+    "regression": ("mae", "r2"),
+}
 
 
 def methods_text(form: Format) -> str:
@@ -105,14 +110,14 @@ def _line(row: Row, comparison: Comparison) -> dict[str, Any]:
     """Write one candidate's cells; names are shortened by the zoo that all have in common."""
     zoo = comparison.baseline.partition("/")[0]
     best = row.name == comparison.baseline
-    scores = ("nll", "brier", "ece") if comparison.task == "classification" else ("mae", "r2")
+    scores = SHOWN[comparison.task]
     return {
         "candidate": "best single" if best else row.name.removeprefix(f"{zoo}."),
         "k": row.members,
         "val": _figure(row.val),
         "test": _figure(row.test),
         "delta [95% interval]": "" if best else _interval(row),
-        **{score: _figure(getattr(row, score)) for score in scores},
+        **{score: _figure(row.figures[score]) for score in scores},
         "params": row.params,
         "ms": None if row.inference_ms is None else f"{row.inference_ms:.2f}",
         "epochs": row.trained_epochs,
@@ -123,11 +128,15 @@ def _figure(value: float | None, sign: str = "") -> str:
     """Write a figure with four digits after the point, or four in all where it is large."""
     if value is None:
         return ""
+    if value != value:
+        return "undefined"
     return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.4g}"
 
 
 def _interval(row: Row) -> str:
     if row.ci_low is None or row.ci_high is None:
         return _figure(row.delta, "+")
+    if row.ci_low != row.ci_low:
+        return f"{_figure(row.delta, '+')} [undefined]"
     low, high = _figure(row.ci_low, "+"), _figure(row.ci_high, "+")
     return f"{_figure(row.delta, '+')} [{low}, {high}]"

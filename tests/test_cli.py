@@ -121,8 +121,8 @@ def test_the_comparison_has_the_documented_schema(digits):
     kinds = [row["kind"] for row in comparison["rows"]]
     assert kinds == ["single", "baseline", "predictions", "weights", "weights"]
     expected = (
-        "name kind method members val test delta ci_low ci_high p_value nll brier ece params "
-        "inference_ms trained_epochs"
+        "name kind method members val test delta ci_low ci_high p_value nll brier ece "
+        "balanced_accuracy f1 roc_auc params inference_ms trained_epochs"
     )
     assert all(list(row) == expected.split() for row in comparison["rows"])
     baseline, mean, pooled, soup, naive = comparison["rows"]

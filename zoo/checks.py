@@ -11,6 +11,7 @@ from zoo.data import Data
 from zoo.errors import ConfigError
 from zoo.objective import objective
 from zoo.sections import ModelConfig
+from zoo.weighting import class_weights
 
 
 def shape_key(config: RunConfig) -> tuple[object, ...]:
@@ -25,6 +26,7 @@ def shape_key(config: RunConfig) -> tuple[object, ...]:
         train.precision,
         bool(train.label_smoothing),
         bool(train.mixup),
+        bool(train.class_weights),
         tuple((monitor.metric, monitor.direction) for monitor in config.stop.monitors),
         keep.ema is None,
         keep.swa is None,
@@ -81,11 +83,12 @@ def check(config: RunConfig, data: Data, state: Mapping[str, Tensor] | None = No
             f"{key}: BatchNorm needs 2 rows or more at a time, however a batch of {size} in "
             f"{train.accumulate} parts has 1"
         )
-    metric = objective(data.task).metric
+    known = ["loss", objective(data.task).metric]
+    known += ["balanced_accuracy"] if data.task == "classification" else []
     for monitor in config.stop.monitors:
-        if monitor.metric not in ("loss", metric):
+        if monitor.metric not in known:
             raise ConfigError(
-                f"stop.metric: must be loss or {metric} for {data.task}, however it is "
+                f"stop.metric: must be {' or '.join(known)} for {data.task}, however it is "
                 f"{monitor.metric}"
             )
     if config.stop.start_from_epoch > train.epochs:
@@ -95,3 +98,4 @@ def check(config: RunConfig, data: Data, state: Mapping[str, Tensor] | None = No
         )
     if train.label_smoothing and data.task == "regression":
         raise ConfigError("train.label_smoothing: is for classes, however the task is regression")
+    class_weights(train, data)

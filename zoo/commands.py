@@ -84,8 +84,14 @@ trust_option = click.option(
 
 @click.command("train-many", short_help="Train many seeds and settings at once.")
 @click.argument("config", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--data", metavar="REF", help="Built-in data set, or a file with a table.")
-@click.option("--target", metavar="COLUMN", help="The column to predict, for a file.")
+@click.option("--data", metavar="REF", help="Built-in data set, a file, or a folder of images.")
+@click.option(
+    "--target",
+    "targets",
+    metavar="COLUMN",
+    multiple=True,
+    help="The column to predict, for a file; more than once for several.",
+)
 @click.option(
     "--model",
     metavar="NAME",
@@ -109,7 +115,7 @@ trust_option = click.option(
 def train_many(
     config: Path | None,
     data: str | None,
-    target: str | None,
+    targets: Sequence[str],
     model: str | None,
     seeds: str | None,
     settings: Sequence[str],
@@ -136,7 +142,7 @@ def train_many(
 
     flags = {
         "data.ref": data,
-        "data.target": target,
+        "data.target": list(targets) or None,
         "model.name": model,
         "seeds": seeds,
         "name": name,

@@ -175,9 +175,12 @@ def verdict(
 def judge(run: Run, history: Sequence[Mapping[str, Any]]) -> Verdict:
     """Judge a run of the registry.
 
-    Guessing costs the logarithm of the number of classes, or the variance of a standardised target.
+    Guessing costs the logarithm of the number of classes, of 2 for labels, or the variance of a
+    standardised target; where classes have weights, it is not known.
     """
-    guess = math.log(len(run.classes)) if run.classes else 1.0
+    guess = {"regression": 1.0, "multilabel": math.log(2)}.get(run.task)
+    guess = math.log(len(run.classes)) if guess is None else guess
+    guess = math.inf if run.config.get("train", {}).get("class_weights") else guess
     return verdict(history, run.best_epoch, guess=guess)
 
 

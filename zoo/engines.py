@@ -6,7 +6,7 @@ are the rows of the stack.  Both leave the arithmetic of the loss and of autogra
 agree to float tolerance.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
@@ -49,17 +49,20 @@ class Engine(Protocol):
         Args:
             stack: the members.
             x_KN: float32 (K, N, *shape), one batch per member.
-            y_KN: (K, N), its targets.
+            y_KN: (K, N), or (K, N, T) where there are several, its targets.
             seed_K: int64 (K,), seeds of the step's random numbers (dropout).
-            knobs: (K,) or (K, N) each, what the loss takes besides.
+            knobs: what the loss takes besides: (K,), or (K, C) by class, or like the targets.
 
         Returns:
             loss (K,), score (K,), and the gradient of each member's own loss (K, P).
         """
         ...
 
-    def evaluate(self, stack: Stack, x_N: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Return loss (K,) and score (K,) of every member, in evaluation mode, over the rows."""
+    def evaluate(self, stack: Stack, x_N: Tensor, y_N: Tensor) -> Tensor:
+        """Return every member's figures (F, K) over the rows, in evaluation mode.
+
+        They are those of :meth:`zoo.objective.Objective.figures`: loss, score and perhaps one more.
+        """
         ...
 
     def outputs(self, stack: Stack, x_N: Tensor) -> Tensor:
@@ -85,12 +88,10 @@ def as_is(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def weighted_mean(measured: list[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Average the losses and scores of portions, each weighing as many rows as it has."""
-    rows = sum(count for count, _, _ in measured)
-    loss_K = torch.stack([loss * (count / rows) for count, loss, _ in measured]).sum(0)
-    score_K = torch.stack([score * (count / rows) for count, _, score in measured]).sum(0)
-    return loss_K, score_K
+def weighted_mean(measured: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """Average the figures (F, K) of portions, each weighing as many rows as it has."""
+    rows = sum(count for count, _ in measured)
+    return torch.stack([figures_FK * (count / rows) for count, figures_FK in measured]).sum(0)
 
 
 def casting(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

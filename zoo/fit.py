@@ -157,15 +157,15 @@ class Fit:
         )
         train_3K = self._reported([totals_3K for totals_3K, _ in trained])
         rates = [rate for _, lane_rates in trained for rate in lane_rates]
-        val_2K = {name: self._reported([lane[name] for lane in measured]) for name in measured[0]}
-        finite_K = train_3K[:2].isfinite().all(0) & val_2K["weights"].isfinite().all(0)
-        judged = judge(self.state, configs, val_2K, finite_K)
+        val_FK = {name: self._reported([lane[name] for lane in measured]) for name in measured[0]}
+        finite_K = train_3K[:2].isfinite().all(0) & val_FK["weights"].isfinite().all(0)
+        judged = judge(self.state, configs, val_FK, finite_K)
         for k, slot in enumerate(self.slots):
             if slot is None:
                 continue
             val = {
-                name: (float(loss[k]), float(metric[k]))
-                for name, (loss, metric) in val_2K.items()
+                name: tuple(figures[:, k].tolist())
+                for name, figures in val_FK.items()
                 if name == "weights" or self.state.running[name].count_K[k]
             }
             epoch = epoch_of(slot, rates[k], train_3K[:, k].tolist(), val)
@@ -207,13 +207,13 @@ class Fit:
         if not fresh:
             return []
         val = self.setup.val
-        val_2K = self._reported(
-            [torch.stack(lane.engine.evaluate(lane.stack, val.x, val.y)) for lane in self.lanes]
+        val_FK = self._reported(
+            [lane.engine.evaluate(lane.stack, val.x, val.y) for lane in self.lanes]
         )
         return [
-            begin(self.state, k, slot, (float(val_2K[0, k]), float(val_2K[1, k])))
+            begin(self.state, k, slot, tuple(val_FK[:, k].tolist()))
             for k in fresh
-            if (slot := self.slots[k]) and val_2K[:, k].isfinite().all()
+            if (slot := self.slots[k]) and val_FK[:, k].isfinite().all()
         ]
 
     def _vacate(self, k: int) -> None:
@@ -253,7 +253,6 @@ class Fit:
         self.lanes = []
         for a, b, stacks in self.views:
             train = [config.train for config in configs[a:b]]
-            smoothing_K = torch.tensor([t.label_smoothing for t in train], device=device)
             decays = [config.keep.ema or 1.0 for config in configs[a:b]]
             rate_K1 = 1 - torch.tensor(decays, device=device).unsqueeze(1)
             ema = self.state.running.get("ema")
@@ -266,7 +265,7 @@ class Fit:
                     self.state.optimiser,
                     Restraints.of(train, device),
                     (ema, rate_K1) if ema else None,
-                    smoothing_K if self.setup.config.train.label_smoothing else None,
+                    self.setup.knobs(train),
                     self.setup.augment,
                     self.halt,
                 )

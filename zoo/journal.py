@@ -18,6 +18,11 @@ from zoo.reports import Epoch, Finished, Kept, Pass
 
 FLUSH_S = 1.0  # how long epochs may wait to be written together: one disk synchronisation for all
 STATE_S = 30.0  # how much training a crash may cost
+UNRECORDED = (
+    "key",
+    "source",
+    "val_balanced_accuracy",
+)  # what a row of the history has no column for
 SHARE = 0.02  # of the time, at most, that goes into saving the state of training
 
 
@@ -47,7 +52,7 @@ class Journal:
                 self.started.append(epoch.key)
                 self.begun.add(epoch.key)
             row = {"run_id": epoch.key, **vars(epoch)}  # asdict would copy every value
-            self.rows.append({key: row[key] for key in row if key not in ("key", "source")})
+            self.rows.append({key: row[key] for key in row if key not in UNRECORDED})
         named = {*(key for key, _ in happened.kept), *(end.key for end in happened.finished)}
         if named.intersection(self.started) or time.monotonic() - self.flushed > FLUSH_S:
             self.flush()
@@ -133,10 +138,12 @@ class Journal:
         )
 
     def _metrics(self, epoch: Epoch) -> dict[str, float]:
-        name = "accuracy" if self.data.task == "classification" else "rmse"
+        name = "rmse" if self.data.task == "regression" else "accuracy"
+        balanced = epoch.val_balanced_accuracy
         return {
             "train_loss": epoch.train_loss,
             f"train_{name}": epoch.train_metric,
             "val_loss": epoch.val_loss,
             f"val_{name}": epoch.val_metric,
+            **({} if balanced is None else {"val_balanced_accuracy": balanced}),
         }

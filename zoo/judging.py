@@ -1,9 +1,9 @@
 """Which epoch of a member is its best, when it ends, and which weights are kept of it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ from zoo.stopping import Seen
 WORSE = "stop.divergence was passed before any epoch could be the best"
 NOT_FINITE = "the loss was not finite before any epoch could be the best; try a smaller optim.lr"
 T = TypeVar("T", Tensor, float)
-Figures = Mapping[Source, Tensor]  # (2, K), loss and metric of the weights and of their averages
+Figures = Mapping[Source, Tensor]  # (F, K), what is watched of the weights and of their averages
+FIGURES = ("val_loss", "val_metric", "val_balanced_accuracy")  # of an epoch, in this order
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Judged:
 
 
 def judge(
-    state: TrainState, configs: Sequence[RunConfig], val_2K: Figures, finite_K: Tensor
+    state: TrainState, configs: Sequence[RunConfig], val_FK: Figures, finite_K: Tensor
 ) -> Judged:
     """Show the epoch to every monitor, and keep the weights of the members that improved.
 
@@ -49,16 +50,16 @@ def judge(
     Args:
         state: the members; its best weights are updated.
         configs: their settings.
-        val_2K: validation figures, on the CPU; the weights' own first.
+        val_FK: validation figures, on the CPU; the weights' own first.
         finite_K: bool (K,), whose own figures are all finite.
     """
-    names = list(val_2K)
+    names = list(val_FK)
     begun = [state.running[name].count_K > 0 for name in names if name != "weights"]
     usable_AK = finite_K & torch.stack([finite_K, *begun])
     seen: list[Seen] = []
     source_K = torch.zeros(len(state), dtype=torch.int64)
     for watcher, monitor in zip(state.stopping, configs[0].stop.monitors, strict=True):
-        score_AK = torch.stack([_watched(monitor, *val_2K[name]) for name in names]).double()
+        score_AK = torch.stack([_watched(monitor, val_FK[name]) for name in names]).double()
         loss_AK = (watcher.sign * score_AK).where(usable_AK & score_AK.isfinite(), torch.inf)
         loss_K, best_K = loss_AK.min(0)
         source_K = source_K if seen else best_K
@@ -81,18 +82,18 @@ def judge(
     )
 
 
-def begin(state: TrainState, k: int, slot: Slot, val: tuple[float, float]) -> Epoch:
+def begin(state: TrainState, k: int, slot: Slot, val: Sequence[float]) -> Epoch:
     """Let the trained weights that member ``k`` starts from be its first best, as epoch 0."""
     nan = (torch.nan, torch.nan, torch.nan)
     slot.best = epoch_of(slot, 0.0, nan, {"weights": val})
     for watcher, monitor in zip(state.stopping, slot.member.config.stop.monitors, strict=True):
-        watcher.begin(k, _watched(monitor, *val))
+        watcher.begin(k, _watched(monitor, val))
     state.improve([k], "weights")
     return slot.best
 
 
 def epoch_of(
-    slot: Slot, rate: float, train: Sequence[float], val: Mapping[Source, tuple[float, float]]
+    slot: Slot, rate: float, train: Sequence[float], val: Mapping[Source, Sequence[float]]
 ) -> Epoch:
     """Collect the figures of a member's epoch.
 
@@ -100,10 +101,10 @@ def epoch_of(
         slot: the member.
         rate: what its learning rate was multiplied by.
         train: loss, metric and gradient norm.
-        val: loss and metric of the weights, and of their averages.
+        val: what is watched of the weights, and of their averages.
     """
     train_loss, train_metric, grad_norm = train
-    val_loss, val_metric = val["weights"]
+    val_loss, val_metric, *extra = val["weights"]
     return Epoch(
         slot.member.key,
         slot.epoch,
@@ -114,7 +115,8 @@ def epoch_of(
         lr=slot.member.config.optim.lr * rate,
         grad_norm=grad_norm,
         seconds=slot.seconds,
-        averages={name: pair for name, pair in val.items() if name != "weights"},
+        averages={name: figures for name, figures in val.items() if name != "weights"},
+        val_balanced_accuracy=extra[0] if extra else None,
     )
 
 
@@ -122,8 +124,8 @@ def seen_as(epoch: Epoch, source: Source) -> Epoch:
     """Return the epoch with the figures of an average of its weights."""
     if source == "weights":
         return epoch
-    loss, metric = epoch.averages[source]
-    return replace(epoch, source=source, val_loss=loss, val_metric=metric)
+    figures: dict[str, Any] = dict(zip(FIGURES, epoch.averages[source], strict=False))
+    return replace(epoch, source=source, **figures)
 
 
 def keep(state: TrainState, k: int, slot: Slot, epoch: Epoch, source: Source) -> list[Kept]:
@@ -134,7 +136,8 @@ def keep(state: TrainState, k: int, slot: Slot, epoch: Epoch, source: Source) ->
 
         def rank(epoch: Epoch) -> float:
             sign = 1 if stop.direction == "min" else -1
-            return sign * _watched(stop, epoch.val_loss, epoch.val_metric)
+            figures: list[float] = [getattr(epoch, figure) for figure in FIGURES]
+            return sign * _watched(stop, figures)
 
         if len(slot.top) < asked.top or rank(shown) < rank(slot.top[-1].epoch):
             fresh = Kept("top", shown, weights(state.source(source), k))
@@ -183,5 +186,7 @@ def weights(members: Stack, k: int) -> dict[str, Tensor]:
     return {name: value.cpu() for name, value in members.state(k).items()}
 
 
-def _watched(monitor: Monitor, loss: T, metric: T) -> T:
-    return loss if monitor.metric == "loss" else metric
+def _watched(monitor: Monitor, figures: Iterable[T]) -> T:
+    """Pick what a monitor watches from loss, metric and perhaps balanced accuracy."""
+    place = {"loss": 0, "balanced_accuracy": 2}.get(monitor.metric, 1)
+    return list(figures)[place]

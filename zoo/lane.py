@@ -25,7 +25,7 @@ class Lane:
         slots: what the places know of their members.
         stacks: views of the members, and of their averages.
         ema: their exponential average, where there is one, and 1 - its decay, (k, 1).
-        smoothing_K: label smoothing, where anyone asks for it.
+        knobs: what the loss takes of each member, whatever the batch.
         augment: changes a batch (k, N, *shape) by seeds (k,), where that is asked for.
         halt: is set where training ends at once: what the lane has done is not wanted any more.
     """
@@ -37,7 +37,7 @@ class Lane:
     optimiser: Optimiser
     limits: Restraints
     ema: tuple[Running, Tensor] | None
-    smoothing_K: Tensor | None
+    knobs: Knobs
     augment: Callable[[Tensor, Tensor], Tensor] | None
     halt: Event
 
@@ -87,13 +87,13 @@ class Lane:
 
     @torch.no_grad()
     def measure(self, val: Part, train_x: Tensor, names: Sequence[Source]) -> dict[Source, Tensor]:
-        """Return validation loss and score (2, k) of the members and averages of these names."""
+        """Return validation figures (F, k) of the members and averages of these names."""
         measured: dict[Source, Tensor] = {}
         for name in names:
             members = self.stacks[name]
             if name != "weights":
                 self.engine.normalise(members, train_x)
-            measured[name] = torch.stack(self.engine.evaluate(members, val.x, val.y))
+            measured[name] = self.engine.evaluate(members, val.x, val.y)
         return measured
 
     def _batch(
@@ -105,7 +105,7 @@ class Lane:
         """
         x_KN, y_KN = gather(train, index_KN)
         x_KN = self.engine.prepare(x_KN)
-        knobs = {} if self.smoothing_K is None else {"smoothing": self.smoothing_K}
+        knobs = dict(self.knobs)
         if self.augment is not None:
             x_KN = self.augment(x_KN, seed_K)
         if mix_K is not None:
@@ -125,7 +125,7 @@ class Lane:
         totals: list[Tensor] = []
         for number, index in enumerate(torch.arange(rows).tensor_split(parts)):
             here = slice(int(index[0]), int(index[-1]) + 1)
-            own = {n: v[:, here].contiguous() if v.ndim > 1 else v for n, v in knobs.items()}
+            own = {n: v[:, here].contiguous() if n[-2:] == "_N" else v for n, v in knobs.items()}
             x, y = x_KN[:, here].contiguous(), y_KN[:, here].contiguous()
             step = self.engine.step(self.stack, x, y, seed_K + number, own)
             shares = [value * (len(index) / rows) for value in step]
@@ -135,7 +135,7 @@ class Lane:
 
 
 def gather(part: Part, index_KN: Tensor) -> tuple[Tensor, Tensor]:
-    """Gather one batch per member: x (K, N, *shape), as it is held, and y (K, N)."""
+    """Gather one batch per member: x (K, N, *shape), as it is held, and y (K, N) or (K, N, T)."""
     flat, shape = index_KN.reshape(-1), index_KN.shape
     x_KN = part.x.index_select(0, flat).view(*shape, *part.x.shape[1:])
-    return x_KN, part.y.index_select(0, flat).view(shape)
+    return x_KN, part.y.index_select(0, flat).view(*shape, *part.y.shape[1:])

@@ -68,7 +68,8 @@ class Progress:
             soft_wrap=True,
         )
         rows = f"{len(data.train)} train, {len(data.val)} validation, {len(data.test)} test rows"
-        classes = f", {len(data.classes)} classes" if data.classes else ""
+        noun = "labels" if data.task == "multilabel" else "classes"
+        classes = f", {len(data.classes)} {noun}" if data.classes else ""
         self.console.print(f"{data.ref}: {data.task}{classes}; {rows}", soft_wrap=True)
         for note in data.notes:
             self.console.print(f"  {note}", soft_wrap=True)

@@ -1,6 +1,6 @@
 """Who is trained, and what training reports of them: plain values."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -45,7 +45,9 @@ class Epoch:
         grad_norm: mean over the steps of the gradient's norm before clipping.
         seconds: since the member started.
         source: whose figures these are: the weights themselves, or an average of them.
-        averages: validation loss and metric of each running average that has begun.
+        averages: validation loss and metric of each running average that has begun, and its
+            balanced accuracy where that is watched.
+        val_balanced_accuracy: of ``source``, where it is watched.
     """
 
     key: str
@@ -58,7 +60,8 @@ class Epoch:
     grad_norm: float
     seconds: float
     source: Source = "weights"
-    averages: Mapping[Average, tuple[float, float]] = field(default_factory=dict)
+    averages: Mapping[Average, Sequence[float]] = field(default_factory=dict)
+    val_balanced_accuracy: float | None = None
 
 
 @dataclass(frozen=True)

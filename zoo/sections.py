@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from zoo import settings
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -14,6 +16,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Task = Literal["classification", "multilabel", "regression"]
+Transform = Literal["none", "log1p", "yeo-johnson"]
 
 
 class Section(BaseModel):
@@ -28,9 +32,12 @@ class DataConfig(Section):
     ref: str = Field(
         min_length=1, description="a built-in name (digits, iris, ...) or the path of a file"
     )
-    target: str | None = Field(default=None, description="the column to predict, for a file")
-    task: Literal["classification", "regression"] | None = Field(
-        default=None, description="found from the target when not given"
+    target: Annotated[str | tuple[str, ...] | None, BeforeValidator(settings.column_names)] = Field(
+        default=None, description="the column to predict, for a file, or a list of several"
+    )
+    task: Task | None = Field(default=None, description="found from the target when not given")
+    target_transform: Transform = Field(
+        default="none", description="of quantities with heavy tails, before they are standardised"
     )
     image: str | None = Field(
         default=None, description="the column of paths, for a file that names images"
@@ -199,13 +206,20 @@ class TrainConfig(Section):
     l1: NonNegative = Field(default=0.0, description="penalty l1 * sum |w| on weights")
     l2: NonNegative = Field(default=0.0, description="penalty l2 * sum w^2 on weights")
     label_smoothing: Share = 0.0
+    class_weights: Annotated[
+        Literal["balanced"] | tuple[float, ...] | None, BeforeValidator(settings.positive_weights)
+    ] = Field(
+        default=None,
+        description="what the training loss of each class is multiplied by, in the classes' "
+        "order; balanced is the inverse of how frequent they are",
+    )
     mixup: NonNegative = Field(default=0.0, description="alpha of mixup's Beta distribution")
 
 
 class Monitor(Section):
     """What is watched on the validation rows, and when it says stop."""
 
-    metric: Literal["loss", "accuracy", "rmse"] = "loss"
+    metric: Literal["loss", "accuracy", "balanced_accuracy", "rmse"] = "loss"
     mode: Literal["min", "max"] | None = Field(default=None, description="found from the metric")
     patience: Count = Field(default=10, description="epochs without improvement before stopping")
     min_delta: NonNegative = Field(default=0.0, description="an improvement must exceed this")
@@ -220,7 +234,7 @@ class Monitor(Section):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        usual = "max" if self.metric == "accuracy" else "min"
+        usual = "min" if self.metric in ("loss", "rmse") else "max"
         if self.mode not in (None, usual):
             raise ValueError(f"the mode of {self.metric} is {usual}, however it is {self.mode}")
         return self
@@ -228,7 +242,7 @@ class Monitor(Section):
     @property
     def direction(self) -> Literal["min", "max"]:
         """The mode, or the one that suits the metric."""
-        return self.mode or ("max" if self.metric == "accuracy" else "min")
+        return self.mode or ("min" if self.metric in ("loss", "rmse") else "max")
 
 
 class StopConfig(Monitor):

@@ -72,14 +72,13 @@ class Sequential:
             scores.append(self.objective.score(outputs_NC.detach(), y_KN[k]))
         return torch.stack(losses), torch.stack(scores), gradient_KP
 
-    def evaluate(self, stack: Stack, x_N: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Return loss and score of every member (see :class:`~zoo.engines.Engine`)."""
+    def evaluate(self, stack: Stack, x_N: Tensor, y_N: Tensor) -> Tensor:
+        """Return every member's figures (see :class:`~zoo.engines.Engine`)."""
         measured = []
         for x, y in zip(portions(x_N), portions(y_N), strict=True):
             outputs_KNC = self.outputs(stack, x)
-            losses = [self.objective.loss(outputs_NC, y) for outputs_NC in outputs_KNC]
-            scores = [self.objective.score(outputs_NC, y) for outputs_NC in outputs_KNC]
-            measured.append((len(x), torch.stack(losses), torch.stack(scores)))
+            members = [self.objective.figures(outputs_NC, y) for outputs_NC in outputs_KNC]
+            measured.append((len(x), torch.stack([torch.stack(own) for own in members], dim=1)))
         return weighted_mean(measured)
 
     def outputs(self, stack: Stack, x_N: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Settings as text: TOML files, ``key=value`` items and seeds become nested tables and lists."""
 
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -162,6 +163,41 @@ def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
             table.clear()
         table[last] = changes[dotted]
     return result
+
+
+def column_names(value: object) -> object:
+    """Check the names of one or several columns; a list of one is that column.
+
+    >>> column_names(["price"]), column_names(["price", "rent"])
+    ('price', ('price', 'rent'))
+    """
+    if isinstance(value, str) or value is None:
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"takes the name of a column or a list of names, however it is {value!r}")
+    twice = [name for place, name in enumerate(value) if name in value[:place]]
+    if twice:
+        raise ValueError(f"a column may be a target once, however {twice[0]!r} came twice")
+    if not value:
+        raise ValueError("takes the name of a column or a list of names, however it is empty")
+    return value[0] if len(value) == 1 else tuple(value)
+
+
+def positive_weights(value: object) -> object:
+    """Check weights of classes: ``balanced``, or a positive number for each.
+
+    >>> positive_weights([1, 2.5])
+    (1.0, 2.5)
+    """
+    numbers = isinstance(value, list | tuple) and all(
+        isinstance(weight, int | float) and not isinstance(weight, bool) and 0 < weight < math.inf
+        for weight in value
+    )
+    if value is None or value == "balanced" or (numbers and value):
+        return tuple(map(float, value)) if isinstance(value, list | tuple) else value
+    raise ValueError(
+        f"takes balanced or a list of positive numbers, one per class, however it is {value!r}"
+    )
 
 
 def _copied(value: Any) -> Any:

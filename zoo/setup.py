@@ -15,11 +15,13 @@ from zoo.data import Data, Part
 from zoo.engines import Engine, EngineName
 from zoo.lane import gather
 from zoo.memory import COPIES, Footprint, most_members
-from zoo.objective import objective
+from zoo.objective import balance, objective
 from zoo.reports import Member
+from zoo.sections import TrainConfig
 from zoo.sequential import Sequential
 from zoo.stack import stack
 from zoo.stacked import Stacked
+from zoo.weighting import class_weights
 
 
 class Setup:
@@ -40,7 +42,10 @@ class Setup:
         check(self.config, data)
         self.data = data
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.objective = objective(data.task, data.target_scale)
+        metrics = [monitor.metric for monitor in self.config.stop.monitors]
+        count_C = torch.bincount(data.val.y) if "balanced_accuracy" in metrics else None
+        balance_C = None if count_C is None else balance(count_C).to(self.device)
+        self.objective = objective(data.task, data.units(self.device), balance_C)
         self.train, self.val = (
             Part(part.x.to(self.device), part.y.to(self.device)) for part in (data.train, data.val)
         )
@@ -82,6 +87,20 @@ class Setup:
             race = self._race(members[:count])
             return choose(race, {name: self.engine(name) for name in names})
 
+    def knobs(self, trains: Sequence[TrainConfig]) -> dict[str, Tensor]:
+        """Return what the loss takes of members with these settings, whatever the batch.
+
+        That is ``smoothing`` (K,) and ``weight_C`` (K, C), each where anyone asks for it.
+        """
+        knobs = {}
+        if self.config.train.label_smoothing:
+            smoothing = [train.label_smoothing for train in trains]
+            knobs["smoothing"] = torch.tensor(smoothing, device=self.device)
+        if self.config.train.class_weights:
+            weights = [class_weights(train, self.data) for train in trains]
+            knobs["weight_C"] = torch.stack(weights).to(self.device)
+        return knobs
+
     @property
     def augment(self) -> Callable[[Tensor, Tensor], Tensor] | None:
         """What changes the images of a batch at random, where settings ask for it."""
@@ -102,9 +121,10 @@ class Setup:
         size = -(-self.batch_size // train.accumulate)
         index_KN = torch.arange(size, device=self.device).expand(len(members), -1)
         x_KN, y_KN = gather(self.train, index_KN)
-        half_K = torch.full((len(members),), 0.5, device=self.device)
-        knobs = {"smoothing": half_K} if train.label_smoothing else {}
-        knobs |= {"mix": half_K, "mate_N": y_KN.flip(1)} if train.mixup else {}
+        knobs = self.knobs([member.config.train for member in members])
+        if train.mixup:
+            half_K = torch.full((len(members),), 0.5, device=self.device)
+            knobs |= {"mix": half_K, "mate_N": y_KN.flip(1)}
         modules = [self.build(member) for member in members]
         return Race(stack(modules), self.data.prepare(x_KN), y_KN, knobs)
 

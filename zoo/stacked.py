@@ -68,16 +68,12 @@ class Stacked:
         )
         return loss_K, score_K, gradient_KP
 
-    def evaluate(self, stack: Stack, x_N: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Return loss and score of every member (see :class:`~zoo.engines.Engine`)."""
-
-        def measure(outputs_NC: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
-            return self.objective.loss(outputs_NC, y_N), self.objective.score(outputs_NC, y_N)
-
+    def evaluate(self, stack: Stack, x_N: Tensor, y_N: Tensor) -> Tensor:
+        """Return every member's figures (see :class:`~zoo.engines.Engine`)."""
         measured = []
         for x, y in zip(portions(x_N), portions(y_N), strict=True):
-            loss_K, score_K = self._forward("evaluate", measure, stack, self.prepare(x), y)
-            measured.append((len(x), loss_K, score_K))
+            figures = self._forward("evaluate", self.objective.figures, stack, self.prepare(x), y)
+            measured.append((len(x), torch.stack(figures)))
         return weighted_mean(measured)
 
     def outputs(self, stack: Stack, x_N: Tensor) -> Tensor:

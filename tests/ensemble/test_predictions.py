@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 from torch import Tensor
 
-from ensemble import catalogue
+from ensemble import catalogue, predictions
 from ensemble.errors import EmptyError, EnsembleError, NonFiniteError, OptionError
 from ensemble.predictions import geometric, mean, median, tasks, vote, weighted
 from ensemble.scores import nll
@@ -25,6 +25,7 @@ PAIRS = [
     pytest.param(method, task, id=f"{name} {task}")
     for name, method in POOLS.items()
     for task in tasks(method.function)
+    if task != "multilabel"  # whose labels are pooled as choices of two classes
 ]
 
 
@@ -43,10 +44,10 @@ def pooled(method: catalogue.Method, outputs_K: Tensor) -> Tensor:
 def test_the_catalogue_knows_every_method_its_needs_and_its_tasks() -> None:
     found = {name: (pool.needs, tasks(pool.function)) for name, pool in POOLS.items()}
     assert found == {
-        "mean": ((), ("classification", "regression")),
-        "weighted": (("weights",), ("classification", "regression")),
-        "geometric": ((), ("classification",)),
-        "vote": ((), ("classification",)),
+        "mean": ((), ("classification", "multilabel", "regression")),
+        "weighted": (("weights",), ("classification", "multilabel", "regression")),
+        "geometric": ((), ("classification", "multilabel")),
+        "vote": ((), ("classification", "multilabel")),
         "median": ((), ("regression",)),
     }
 
@@ -228,3 +229,46 @@ def test_class_numbers_are_not_taken_for_logits(pool: Pool) -> None:
 def test_weights_that_are_no_shares_are_refused(weights: list[float]) -> None:
     with pytest.raises(OptionError, match="weights"):
         weighted(members("regression", count=2), weights)
+
+
+# Several labels, several values
+
+
+def apart(method: catalogue.Method, outputs_K: Tensor, task: str) -> Tensor:
+    """Pool column by column, as if each label and each target were alone."""
+    columns = []
+    for outputs_KN in outputs_K.unbind(-1):
+        if task == "regression":
+            columns.append(pooled(method, outputs_KN))
+        else:
+            two = pooled(method, torch.stack([torch.zeros_like(outputs_KN), outputs_KN], dim=-1))
+            columns.append(two[:, 1] - two[:, 0])
+    return torch.stack(columns, dim=-1)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+@pytest.mark.parametrize("name", POOLS)
+def test_labels_and_targets_are_pooled_each_by_itself(name: str, task: str) -> None:
+    method = POOLS[name]
+    if task not in tasks(method.function):
+        pytest.skip("it does not pool this task")
+    outputs_K = members("classification", rows=30)
+    weights = {"weights": [1.0 + k for k in range(len(outputs_K))]} if method.needs else {}
+    together = predictions.pooled(method.function, outputs_K, task, **weights)
+    torch.testing.assert_close(together, apart(method, outputs_K, task))
+    probabilities = outputs_K.sigmoid()
+    if name == "mean" and task == "multilabel":
+        torch.testing.assert_close(together.sigmoid(), probabilities.mean(0))
+    if name == "geometric":
+        torch.testing.assert_close(together, outputs_K.mean(0))
+    if name == "vote":
+        shares = (outputs_K > 0).double().mean(0)
+        torch.testing.assert_close(together.sigmoid(), shares, atol=1e-5, rtol=0)
+
+
+def test_one_member_is_pooled_to_what_it_says() -> None:
+    outputs_1 = members("classification", count=1)
+    for task in ("multilabel", "regression"):
+        torch.testing.assert_close(predictions.pooled(mean, outputs_1, task), outputs_1[0])
+    extreme = torch.tensor([[[300.0, -300.0]], [[300.0, -300.0]]])
+    assert predictions.pooled(mean, extreme, "multilabel").tolist() == [[300.0, -300.0]]

@@ -9,7 +9,11 @@ from sklearn import metrics as sk
 from torch import Tensor
 
 from ensemble.errors import EmptyError, EnsembleError
-from ensemble.scores import METRICS, accuracy, brier, ece, nll, squared_error
+from ensemble.metrics import METRICS, Metric
+from ensemble.scores import accuracy, brier, ece, nll, squared_error
+
+CLASSES, VALUES = METRICS["classification"], METRICS["regression"]
+ROWWISE = {n: m for n, m in {**CLASSES, **VALUES}.items() if isinstance(m, Metric)}
 
 
 @pytest.fixture(params=[2, 10], ids=["2 classes", "10 classes"])
@@ -52,7 +56,7 @@ def test_classification_agrees_with_scikit_learn(scored: tuple[Tensor, Tensor]) 
         "brier": sk.brier_score_loss(labels, probabilities, labels=classes, scale_by_half=False),
         "ece": naive_ece(probabilities, labels),
     }
-    assert {name: METRICS[name](log_NC, labels_N) for name in expected} == pytest.approx(
+    assert {name: CLASSES[name](log_NC, labels_N) for name in expected} == pytest.approx(
         expected, rel=1e-6
     )
 
@@ -65,16 +69,16 @@ def test_regression_agrees_with_scikit_learn(predicted: tuple[Tensor, Tensor]) -
         "mae": sk.mean_absolute_error(*pair),
         "r2": sk.r2_score(*pair),
     }
-    assert {name: METRICS[name](*predicted) for name in expected} == pytest.approx(expected)
+    assert {name: VALUES[name](*predicted) for name in expected} == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", ROWWISE)
 def test_a_figure_is_its_finished_mean_of_rows(
     name: str, scored: tuple[Tensor, Tensor], predicted: tuple[Tensor, Tensor]
 ) -> None:
-    metric = METRICS[name]
+    metric = ROWWISE[name]
     assert metric.name == name
-    pair = scored if metric.task == "classification" else predicted
+    pair = scored if name in CLASSES else predicted
     rows_N = metric.rows(*pair)
     assert rows_N.shape == pair[1].shape
     assert rows_N.dtype == torch.float64
@@ -84,12 +88,12 @@ def test_a_figure_is_its_finished_mean_of_rows(
     assert bool((steps > 0).all() or (steps < 0).all()), "finish is monotone"
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", ROWWISE)
 def test_better_predictions_score_better_in_the_stated_direction(
     name: str, scored: tuple[Tensor, Tensor], predicted: tuple[Tensor, Tensor]
 ) -> None:
-    metric = METRICS[name]
-    if metric.task == "classification":
+    metric = ROWWISE[name]
+    if name in CLASSES:
         log_NC, targets_N = scored
         perfect = torch.nn.functional.one_hot(targets_N, log_NC.shape[1]).float().log()
         pair = perfect, log_NC
@@ -112,8 +116,8 @@ def test_one_class_among_the_labels_is_scored() -> None:
     labels_N = torch.zeros(2, dtype=torch.int64)
     figures = {
         name: metric(log_NC, labels_N)
-        for name, metric in METRICS.items()
-        if metric.task == "classification"
+        for name, metric in CLASSES.items()
+        if isinstance(metric, Metric)
     }
     expected = {
         "accuracy": 1.0,
@@ -126,8 +130,8 @@ def test_one_class_among_the_labels_is_scored() -> None:
 
 def test_equal_targets_leave_r2_undefined_and_rmse_defined() -> None:
     pair = torch.tensor([1.0, 2.0]), torch.tensor([0.1, 0.1])
-    assert math.isnan(METRICS["r2"](*pair))
-    assert METRICS["rmse"](*pair) == pytest.approx(math.sqrt((0.9**2 + 1.9**2) / 2))
+    assert math.isnan(VALUES["r2"](*pair))
+    assert VALUES["rmse"](*pair) == pytest.approx(math.sqrt((0.9**2 + 1.9**2) / 2))
 
 
 def test_a_label_of_probability_zero_costs_infinitely_much_but_no_nan() -> None:
@@ -172,12 +176,12 @@ def test_a_column_of_values_is_refused_rather_than_broadcast() -> None:
         squared_error(torch.zeros(2, 1), torch.zeros(2))
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", ROWWISE)
 def test_no_rows_are_refused(name: str) -> None:
-    metric = METRICS[name]
+    metric = ROWWISE[name]
     pair = (
         (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
-        if metric.task == "classification"
+        if name in CLASSES
         else (torch.zeros(0), torch.zeros(0))
     )
     with pytest.raises(EmptyError, match="at least one row"):

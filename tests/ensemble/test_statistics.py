@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.special import ndtri
 
 from ensemble.errors import EmptyError, EnsembleError, OptionError
-from ensemble.scores import METRICS
+from ensemble.metrics import METRICS, Metric
 from ensemble.statistics import Interval, paired_bootstrap
 
 
@@ -38,8 +38,10 @@ def squared_rows(
 
 
 CASES = [
-    pytest.param(correct_rows, 0.92, 0.88, METRICS["accuracy"].finish, id="accuracy"),
-    pytest.param(squared_rows, 1.0, 1.08, METRICS["rmse"].finish, id="rmse"),
+    pytest.param(
+        correct_rows, 0.92, 0.88, METRICS["classification"]["accuracy"].finish, id="accuracy"
+    ),
+    pytest.param(squared_rows, 1.0, 1.08, METRICS["regression"]["rmse"].finish, id="rmse"),
 ]
 Rows = Callable[[torch.Generator, int, float, float], list[Tensor]]
 Finish = Callable[[Tensor], Tensor]
@@ -119,8 +121,17 @@ def test_a_mean_difference_gets_students_interval(count: int) -> None:
 @pytest.mark.parametrize(
     ("rows", "count", "first", "second", "finish"),
     [
-        pytest.param(correct_rows, 250, 0.92, 0.90, METRICS["accuracy"].finish, id="accuracy 250"),
-        pytest.param(squared_rows, 100, 1.0, 1.05, METRICS["rmse"].finish, id="rmse 100"),
+        pytest.param(
+            correct_rows,
+            250,
+            0.92,
+            0.90,
+            METRICS["classification"]["accuracy"].finish,
+            id="accuracy 250",
+        ),
+        pytest.param(
+            squared_rows, 100, 1.0, 1.05, METRICS["regression"]["rmse"].finish, id="rmse 100"
+        ),
     ],
 )
 def test_intervals_cover_the_true_difference(
@@ -145,10 +156,18 @@ def test_p_values_hold_their_level_when_nothing_differs() -> None:
     assert 0.06 <= rejected / 400 <= 0.14
 
 
-@pytest.mark.parametrize("name", METRICS)
+FINISHES = {
+    name: metric.finish
+    for metrics in METRICS.values()
+    for name, metric in metrics.items()
+    if isinstance(metric, Metric)
+}
+
+
+@pytest.mark.parametrize("name", FINISHES)
 def test_identical_rows_differ_by_exactly_nothing(name: str) -> None:
     rows_N = torch.rand(5000, generator=torch.Generator().manual_seed(8))
-    result = paired_bootstrap(rows_N, rows_N.clone(), METRICS[name].finish, samples=50)
+    result = paired_bootstrap(rows_N, rows_N.clone(), FINISHES[name], samples=50)
     assert result == Interval(0.0, 0.0, 0.0, 1.0)
 
 

@@ -12,6 +12,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # its name everywhere
+from sklearn.metrics import balanced_accuracy_score
 from torch.optim.swa_utils import update_bn
 
 from zoo import models
@@ -23,6 +24,7 @@ from zoo.schedules import factor
 from zoo.sections import DataConfig
 from zoo.slots import Slot, mixing, order
 from zoo.stopping import EarlyStopping
+from zoo.weighting import class_weights
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 TORCH = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -79,15 +81,16 @@ def train(crowd, source, **options):
     return history, ends
 
 
-def figures(module, x, y, task, scale):
-    """Return loss and metric in the user's unit, by PyTorch's own functions."""
+def figures(module, x, y, task, units=None):
+    """Return loss, metric in the user's unit and, for classes, balanced accuracy, by libraries."""
     with torch.no_grad():
         outputs = module.eval()(x)
+    loss, score = _loss(outputs, y, task).item(), _score(outputs, y, task, units).item()
     if task == "regression":
-        loss = F.mse_loss(outputs[:, 0], y).item()
-        return loss, math.sqrt(loss) * scale
-    accuracy = (outputs.argmax(1) == y).float().mean().item()
-    return F.cross_entropy(outputs, y).item(), accuracy
+        return loss, math.sqrt(score)
+    if task == "multilabel":
+        return loss, score
+    return loss, score, balanced_accuracy_score(y, outputs.argmax(1))
 
 
 def solo(member, source):
@@ -96,7 +99,7 @@ def solo(member, source):
     Returns:
         The history, a dictionary of figures per epoch; the number of the best epoch; its state.
     """
-    config, task, scale = member.config, source.task, source.target_scale
+    config, task, units = member.config, source.task, source.units()
     wanted, keep = config.train, config.keep
     module = models.build(
         config.model.name, config.model.options, source.shape, source.outputs, member.seed
@@ -125,8 +128,9 @@ def solo(member, source):
             share = 1.0 if mix is None else mix[step, 0].item()
             x, y = source.train.x[index], source.train.y[index]
             outputs = module.train()(share * x + (1 - share) * x.flip(0))
-            loss = share * _loss(outputs, y, task, wanted.label_smoothing)
-            loss = loss + (1 - share) * _loss(outputs, y.flip(0), task, wanted.label_smoothing)
+            asked = wanted.label_smoothing, class_weights(wanted, source)
+            loss = share * _loss(outputs, y, task, *asked)
+            loss = loss + (1 - share) * _loss(outputs, y.flip(0), task, *asked)
             optimiser.zero_grad()
             (loss + _penalty(module, wanted)).backward()
             norm = torch.cat([p.grad.flatten() for p in module.parameters()]).norm()
@@ -140,20 +144,19 @@ def solo(member, source):
                 group["lr"] = config.optim.lr * rate
             optimiser.step()
             averages.after_step(module)
-            correct = (outputs.argmax(1) == y).float().mean() if task != "regression" else None
-            score = F.mse_loss(outputs[:, 0], y) if correct is None else correct
+            score = _score(outputs, y, task, units)
             parts = {"train_loss": loss, "train_score": score, "grad_norm": norm}
             rows = sum(map(len, batches))
             for name, value in parts.items():
                 total[name] += value.item() * len(index) / rows
         averages.after_epoch(module, epoch)
         there = {"weights": module, **averages.modules(source.train.x)}
-        val = {n: figures(m, source.val.x, source.val.y, task, scale) for n, m in there.items()}
+        val = {n: figures(m, source.val.x, source.val.y, task, units) for n, m in there.items()}
         losses.append(val["weights"][0])
         history.append({**total, "lr": config.optim.lr * rate, **val})
         seen = []
         for watcher, monitor in zip(watchers, config.stop.monitors, strict=True):
-            column = 0 if monitor.metric == "loss" else 1
+            column = {"loss": 0, "balanced_accuracy": 2}.get(monitor.metric, 1)
             pick = min if monitor.direction == "min" else max
             best = pick(val, key=lambda name: val[name][column])
             seen.append(watcher.update(val[best][column]))
@@ -181,15 +184,17 @@ def agree(history, ends, expected, source):
         for got, figure in zip(history[key], told, strict=True):
             score = figure["train_score"]
             if source.task == "regression":
-                score = math.sqrt(score) * source.target_scale
+                score = math.sqrt(score)
             names = [name for name in figure if name in ("ema", "swa", "lawa")]
-            pairs = [(got.val_loss, got.val_metric), *(got.averages[name] for name in names)]
+            balanced = [got.val_balanced_accuracy] * (got.val_balanced_accuracy is not None)
+            pairs = [(got.val_loss, got.val_metric, *balanced)]
+            pairs += [got.averages[name] for name in names]
             torch.testing.assert_close(
                 torch.tensor([got.train_loss, got.train_metric, got.grad_norm, got.lr]),
                 torch.tensor([figure["train_loss"], score, figure["grad_norm"], figure["lr"]]),
                 **CLOSE,
             )
-            theirs = [figure["weights"], *(figure[name] for name in names)]
+            theirs = [figure[name][: len(pairs[0])] for name in ("weights", *names)]
             torch.testing.assert_close(torch.tensor(pairs), torch.tensor(theirs), **CLOSE)
         assert end.best.epoch == best_epoch
         assert end.state.keys() == state.keys()
@@ -227,10 +232,23 @@ def _optimiser(setting, module):
     return TORCH[setting.name](groups, **named)
 
 
-def _loss(outputs, y, task, smoothing):
+def _loss(outputs, y, task, smoothing=0.0, weights=None):
     if task == "regression":
-        return F.mse_loss(outputs[:, 0], y)
-    return F.cross_entropy(outputs, y, label_smoothing=smoothing)
+        return F.mse_loss(outputs, y.reshape(outputs.shape))
+    if task == "multilabel":
+        soft = y * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(outputs, soft, pos_weight=weights)
+    knobs = {"label_smoothing": smoothing, "weight": weights, "reduction": "none"}
+    return F.cross_entropy(outputs, y, **knobs).mean()
+
+
+def _score(outputs, y, task, units):
+    """Return what the metric averages; squared errors in the user's unit."""
+    if task == "regression":
+        values, targets = units.restore(outputs), units.restore(y, predicted=False)
+        return F.mse_loss(values, targets.reshape(values.shape))
+    right = (outputs > 0) == (y > 0) if task == "multilabel" else outputs.argmax(1) == y
+    return right.reshape(len(y), -1).all(1).float().mean()
 
 
 def _penalty(module, wanted):

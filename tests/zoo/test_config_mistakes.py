@@ -45,7 +45,10 @@ MISTAKES = [
     ({"stop": {"patience": 0}}, "stop.patience: should be greater"),
     ({"stop": {"min_delta": -1}}, "stop.min_delta: should be greater"),
     ({"stop": {"min_delta": math.nan}}, "stop.min_delta: should be"),
-    ({"stop": {"metric": "acc"}}, "stop.metric: should be 'loss', 'accuracy' or 'rmse'"),
+    (
+        {"stop": {"metric": "acc"}},
+        "stop.metric: should be 'loss', 'accuracy', 'balanced_accuracy' or 'rmse'",
+    ),
     ({"optim": {"decay": "some"}}, "optim.decay: should be 'weights' or 'all'"),
     ({"init": 5}, "init: should be a valid dictionary"),
     ({"init": ""}, "init: source is required for mode run"),

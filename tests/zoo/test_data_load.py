@@ -98,9 +98,9 @@ def test_regression_targets_are_standardised_and_can_be_restored():
     data = load(DataConfig(ref="diabetes"))
     assert data.train.y.mean().item() == pytest.approx(0, abs=1e-5)
     assert data.train.y.std(correction=0).item() == pytest.approx(1, abs=1e-5)
-    y = torch.cat([part.y for part in parts(data)]) * data.target_scale + data.target_offset
+    y = data.units().restore(torch.cat([part.y for part in parts(data)]))
     np.testing.assert_allclose(np.sort(y), np.sort(datasets.load_diabetes().target), rtol=1e-5)
-    assert (load(DataConfig(ref="iris")).target_scale, data.outputs) == (1.0, 1)
+    assert (load(DataConfig(ref="iris")).units(), data.outputs) == (None, 1)
 
 
 def test_a_file_and_the_built_in_frame_take_the_very_same_path(tmp_path):

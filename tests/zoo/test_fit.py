@@ -1,6 +1,5 @@
 """Training: what a member becomes is a function of its settings and its seed alone."""
 
-import numpy as np
 import pytest
 import torch
 from crowd import agrees_with_solo, data, figures, members, same_end, settings, train
@@ -68,7 +67,7 @@ def test_the_returned_state_is_that_of_the_best_epoch_by_value():
         early += end.best.epoch < end.epochs
         module = models.build("mlp", config.model.options, source.shape, source.outputs, 99 + k)
         module.load_state_dict(end.state, strict=True)
-        loss, accuracy = figures(module, source.val.x, source.val.y, source.task, 1.0)
+        loss, accuracy, _ = figures(module, source.val.x, source.val.y, source.task, source.units())
         assert loss == pytest.approx(lowest.val_loss, rel=1e-4)
         assert accuracy == pytest.approx(lowest.val_metric)
     assert early  # the last epoch was not the best
@@ -80,7 +79,7 @@ def test_training_figures_are_means_over_the_rows_seen_before_each_step():
     config = settings(optim={"name": "sgd", "lr": 1e-30}, train={"epochs": 1, "batch_size": 40})
     history, _ = train(members(config), source)
     module = models.build("mlp", config.model.options, source.shape, source.outputs, 0)
-    loss, accuracy = figures(module, source.train.x, source.train.y, source.task, 1.0)
+    loss, accuracy, _ = figures(module, source.train.x, source.train.y, source.task)
     assert history["m0"][0].train_loss == pytest.approx(loss, rel=1e-5)
     assert history["m0"][0].train_metric == pytest.approx(accuracy, rel=1e-5)
 
@@ -93,10 +92,7 @@ def test_rmse_is_in_the_targets_unit_and_agrees_with_sklearn():
     module.load_state_dict(ends["m0"].state)
     with torch.no_grad():
         outputs = module.eval()(source.val.x)[:, 0]
-    in_unit = [
-        np.asarray(values) * source.target_scale + source.target_offset
-        for values in (source.val.y, outputs)
-    ]
+    in_unit = [source.units().restore(values).numpy() for values in (source.val.y, outputs)]
     assert ends["m0"].best.val_metric == pytest.approx(root_mean_squared_error(*in_unit), rel=1e-4)
     assert ends["m0"].best.val_metric > 20
 
@@ -197,7 +193,7 @@ def test_a_refilled_slot_keeps_no_buffer_of_its_former_member(width, monkeypatch
     for member in crowd:
         module = models.build("projected", {}, source.shape, source.outputs, member.seed)
         module.load_state_dict(ends[member.key].state)
-        loss, _ = figures(module, source.val.x, source.val.y, source.task, 1.0)
+        loss, *_ = figures(module, source.val.x, source.val.y, source.task, source.units())
         assert loss == pytest.approx(ends[member.key].best.val_loss, rel=1e-4)
 
 

@@ -72,7 +72,7 @@ def test_a_member_that_diverges_late_keeps_its_last_finite_best():
     assert all(value.isfinite().all() for value in end.state.values())
     module = models.build("mlp", config.model.options, source.shape, source.outputs, 5)
     module.load_state_dict(end.state)
-    loss, _ = figures(module, source.val.x, source.val.y, source.task, 1.0)
+    loss, *_ = figures(module, source.val.x, source.val.y, source.task, source.units())
     assert loss == pytest.approx(end.best.val_loss, rel=1e-4)
 
 

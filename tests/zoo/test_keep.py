@@ -47,7 +47,7 @@ def module_of(run, state):
 def scored(run, state):
     """Validation loss and metric of weights, computed by a plain module."""
     module, data = module_of(run, state)
-    aim = objective(data.task, data.target_scale)
+    aim = objective(data.task, data.units())
     with torch.no_grad():
         outputs_NC = module.eval()(data.val.x)
         score = aim.score(outputs_NC, data.val.y)

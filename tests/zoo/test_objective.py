@@ -1,14 +1,27 @@
 """Losses: PyTorch's own, with what each member may set for itself."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  # its name everywhere
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, mean_squared_error
 from stacks import CLOSE, ENGINES, prepared
 
-from zoo.objective import cross_entropy, objective, squared_error
+from zoo.data.fitting import fit
+from zoo.data.targets import Target
+from zoo.objective import (
+    balance,
+    binary_cross_entropy,
+    cross_entropy,
+    objective,
+    squared_error,
+)
 from zoo.stack import flat, stack
+from zoo.units import Units
 
 
 def drawn(rows, classes, seed):
@@ -116,3 +129,86 @@ def test_each_member_of_an_engine_has_its_own_share_of_smoothing_and_mixing(case
         torch.testing.assert_close(score_K[k], score, **CLOSE)
         flat_P = flat(gradients)
         torch.testing.assert_close(gradient_KP[k], flat_P, **CLOSE)
+
+
+# Labels, several targets, weights of classes
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 7),
+    labels=st.integers(1, 4),
+    smoothing=st.floats(0, 0.99),
+    mix=st.floats(0, 1),
+    seed=st.integers(0, 99),
+    weighted=st.booleans(),
+)
+def test_the_loss_of_labels_is_torchs(rows, labels, smoothing, mix, seed, weighted):
+    noise = torch.Generator().manual_seed(seed)
+    logits_NC = torch.randn(rows, labels, generator=noise, dtype=torch.float64) * 30
+    logits_NC.requires_grad_()
+    y_NC = torch.randint(0, 2, (rows, labels), generator=noise).double()
+    weight_C = torch.rand(labels, generator=noise, dtype=torch.float64) * 9 if weighted else None
+    soft_NC = (1 - smoothing) * (mix * y_NC + (1 - mix) * y_NC.flip(0)) + smoothing / 2
+    expected = F.binary_cross_entropy_with_logits(logits_NC, soft_NC, pos_weight=weight_C)
+    knobs = {"smoothing": smoothing, "mix": mix}
+    knobs = {name: torch.tensor(value, dtype=torch.float64) for name, value in knobs.items()}
+    got = binary_cross_entropy(logits_NC, y_NC, mate_N=y_NC.flip(0), weight_C=weight_C, **knobs)
+    torch.testing.assert_close(got, expected)
+    [theirs] = torch.autograd.grad(expected, logits_NC)
+    [ours] = torch.autograd.grad(got, logits_NC)
+    torch.testing.assert_close(ours, theirs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    classes=st.integers(2, 5),
+    smoothing=st.floats(0, 0.99),
+    mix=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_weights_of_classes_are_torchs_in_the_mean_over_rows(classes, smoothing, mix, seed):
+    logits_NC, y_N = drawn(6, classes, seed)
+    weight_C = torch.rand(classes, dtype=torch.float64) * 5
+    targets_NC = soft(y_N, classes, smoothing, mix)
+    expected = F.cross_entropy(logits_NC, targets_NC, weight=weight_C, reduction="none").mean()
+    knobs = {"smoothing": smoothing, "mix": mix}
+    knobs = {name: torch.tensor(value, dtype=torch.float64) for name, value in knobs.items()}
+    got = cross_entropy(logits_NC, y_N, mate_N=y_N.flip(0), weight_C=weight_C, **knobs)
+    torch.testing.assert_close(got, expected)
+
+
+def test_no_logit_is_so_large_that_the_loss_of_labels_is_infinite():
+    logits_NC = torch.tensor([[1e30, -1e30]])
+    right, wrong = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    assert binary_cross_entropy(logits_NC, right) == 0
+    assert binary_cross_entropy(logits_NC, wrong) == pytest.approx(1e30)
+
+
+def test_balanced_accuracy_is_a_mean_of_rows_and_scikit_learns():
+    logits_NC, y_N = drawn(50, 4, 0)
+    y_N[:30] = 0
+    extra = objective("classification", balance_C=balance(torch.bincount(y_N))).extra
+    expected = balanced_accuracy_score(y_N, logits_NC.argmax(1))
+    assert float(extra(logits_NC, y_N)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("transform", ["none", "log1p", "yeo-johnson"])
+@pytest.mark.parametrize("targets", [1, 2])
+def test_the_score_is_of_the_users_unit_also_where_that_is_not_linear(transform, targets):
+    values = np.random.default_rng(0).lognormal(2, 1, (80, targets)) * [1.0, 500.0][:targets]
+    column = values[:, 0] if targets == 1 else values
+    target = Target(("a", "b")[:targets], "regression", column, (), "")
+    told, y, _ = fit(target, np.arange(60), transform)
+    aim = objective("regression", Units(told["units"]))
+    outputs_NT = torch.randn(80, targets, generator=torch.Generator().manual_seed(1))
+    predicted = Units(told["units"]).restore(outputs_NT).numpy()
+    expected = math.sqrt(mean_squared_error(values, predicted))
+    whole = float(aim.report(aim.score(outputs_NT, y)))
+    assert whole == pytest.approx(expected, rel=1e-4)
+    parts = [aim.score(outputs_NT[:30], y[:30]), aim.score(outputs_NT[30:], y[30:])]
+    assert float(aim.report((30 * parts[0] + 50 * parts[1]) / 80)) == pytest.approx(
+        expected, rel=1e-4
+    )
+    loss = mean_squared_error(y.reshape(80, -1), outputs_NT)
+    assert float(aim.loss(outputs_NT, y)) == pytest.approx(loss, rel=1e-5)

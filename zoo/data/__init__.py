@@ -19,10 +19,10 @@ import torch
 from pandas.api.types import is_integer_dtype
 from torch import Tensor
 
-from zoo.data import arrow, builtin, cells, files, images, leaks, sources, tabular
+from zoo.data import arrow, builtin, cells, files, fitting, images, leaks, sources, tabular
 from zoo.data.dataset import Data, Part
 from zoo.data.split import IntArray, grouped, split
-from zoo.data.targets import Target, as_target, standardisation
+from zoo.data.targets import Target, as_target, as_targets
 from zoo.errors import DataError, nearest
 from zoo.sections import DataConfig
 
@@ -143,27 +143,35 @@ def _path(ref: str) -> Path:
     return path
 
 
-def _table(config: DataConfig, frame: pd.DataFrame, name: str) -> Data:
-    """Make Data of raw columns, one of them the target."""
-    if name not in frame.columns:
-        raise DataError(
-            f"data.target must be a column of {config.ref}, however it has no {name!r}"
-            f"{nearest(name, frame.columns)}"
-        )
-    fingerprint = _digest(chain(("table", name), tabular.content(frame)))
-    known = ~cells.missing(frame[name])
+def _table(config: DataConfig, frame: pd.DataFrame, wanted: str | tuple[str, ...]) -> Data:
+    """Make Data of raw columns, one or several of them targets."""
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    for name in names:
+        if name not in frame.columns:
+            raise DataError(
+                f"data.target must be a column of {config.ref}, however it has no {name!r}"
+                f"{nearest(name, frame.columns)}"
+            )
+    fingerprint = _digest(chain(("table", *names), tabular.content(frame)))
+    known = ~np.any([cells.missing(frame[name]) for name in names], axis=0)
     notes = []
     if not known.all():
-        notes.append(f"{(~known).sum()} rows without a value in {name!r} were left out")
+        listed = " or ".join(map(repr, names))
+        notes.append(f"{(~known).sum()} rows without a value in {listed} were left out")
     numbered = files.row_numbers(frame)
-    if numbered is not None and numbered != name:
+    if numbered is not None and numbered not in names:
         notes.append(f"the unnamed column {numbered!r}, which only numbers the rows, was dropped")
         frame = frame.drop(columns=numbered)
     dropped = [column for column, kind in config.columns.items() if kind == "drop"]
     notes += [f"column {column!r} was dropped, as data.columns asks" for column in dropped]
     frame = frame if known.all() else frame[known]
-    target = as_target(frame[name], config.task)
-    features = frame.drop(columns=name)
+    several = len(names) > 1
+    target = (
+        as_targets(frame[names], config.task)
+        if several
+        else as_target(frame[names[0]], config.task)
+    )
+    features = frame.drop(columns=names)
     kinds = tabular.kinds(features)
     parts, repeats = _split(config, frame, target)
 
@@ -202,9 +210,9 @@ def _built_in(config: DataConfig) -> sources.Images:
         raise DataError(
             f"data.target is for tables, however {config.ref!r} holds images; leave it out"
         )
-    if config.task == "regression":
+    if config.task not in (None, "classification"):
         raise DataError(
-            f"data.task 'regression' needs a numeric target, however {config.ref!r} holds images "
+            f"data.task {config.task!r} needs a table, however {config.ref!r} holds images "
             "in classes; leave it out"
         )
     _refuse_image_keys(config)
@@ -247,8 +255,9 @@ def _split(
 ) -> tuple[tuple[IntArray, IntArray, IntArray], list[str]]:
     """Split the rows, keeping exact copies together, and say how many there are."""
     groups = grouped(rows)
-    labels = target.values if target.classes else np.zeros(len(groups), np.int64)
-    parts = split(groups, labels, config.val, config.test, config.split_seed, names=target.classes)
+    parts = split(
+        groups, target.strata, config.val, config.test, config.split_seed, names=target.classes
+    )
     copies = len(groups) - len(np.unique(groups))
     note = f"{copies} rows repeat another row exactly; copies were kept in the same part"
     return parts, [note] if copies else []
@@ -264,18 +273,9 @@ def _data(
     row_numbers: IntArray,
     notes: list[str],
 ) -> Data:
-    """Put the pieces together; regression targets are standardised by the train part."""
-    offset, scale = standardisation(target, parts[0])
-    values = target.values if target.classes else (target.values - offset) / scale
-    dtype = torch.int64 if target.classes else torch.float32
-    y = [torch.from_numpy(values[rows]).to(dtype) for rows in parts]
-    fitted["target"] = {
-        "name": target.name,
-        "task": target.task,
-        "classes": list(target.classes),
-        "offset": offset,
-        "scale": scale,
-    }
+    """Put the pieces together; targets are fitted on the train part."""
+    fitted["target"], y_N, target_notes = fitting.fit(target, parts[0], config.target_transform)
+    y = [y_N[torch.from_numpy(rows)] for rows in parts]
     places = [row_numbers[rows].astype("<i8").tobytes() for rows in parts]
     return Data(
         ref=config.ref,
@@ -287,7 +287,7 @@ def _data(
         preprocessing=fitted,
         fingerprint=fingerprint,
         split_hash=_digest((fingerprint, *places)),
-        notes=tuple(notes),
+        notes=(*notes, *target_notes),
     )
 
 

@@ -1,11 +1,14 @@
 """The value that loading gives: tensors in three parts, and all that is known about them."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from zoo.data import images
+from zoo.sections import Task
+from zoo.units import Units
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,8 @@ class Part:
     Attributes:
         x: float32 (N, *shape), preprocessed; or uint8 (N, *shape), images that
             :meth:`Data.prepare` preprocesses.
-        y: int64 (N,) class indices, or float32 (N,) standardised targets for regression.
+        y: int64 (N,) class indices; float32 (N, L), 1 where a row has one of L labels and else 0;
+            or float32 (N,) one standardised quantity or (N, T) several.
     """
 
     x: Tensor
@@ -30,7 +34,7 @@ class Data:
     """A split data set, ready to learn from, with all that is needed to treat new rows alike."""
 
     ref: str
-    task: Literal["classification", "regression"]
+    task: Task
     train: Part
     val: Part
     test: Part
@@ -55,15 +59,10 @@ class Data:
 
     @property
     def outputs(self) -> int:
-        """How many numbers a model gives per sample: one per class, or one."""
-        return len(self.classes) or 1
+        """How many numbers a model gives per sample: one per class, label or quantity."""
+        return len(self.classes) or len(self.preprocessing["target"]["names"])
 
-    @property
-    def target_scale(self) -> float:
-        """What a standardised target is multiplied by to be in its own unit; 1 for classes."""
-        return float(self.preprocessing["target"]["scale"])
-
-    @property
-    def target_offset(self) -> float:
-        """What is then added to it; 0 for classes."""
-        return float(self.preprocessing["target"]["offset"])
+    def units(self, device: torch.device | str | None = None) -> Units | None:
+        """Return what standardised targets stand for; None for classes and labels."""
+        fitted = self.preprocessing["target"]["units"]
+        return Units(fitted, device) if fitted else None

@@ -94,7 +94,7 @@ def read(config: DataConfig, path: Path) -> Images:
     if source == "npz":
         pairs = _pairs(path)
     else:
-        place = _labels_of(path, config.target)
+        place = _labels_of(path, _target(config))
         pairs = [(_array(path), _array(place))]
         notes.append(f"the labels are those of {place.name}")
     labels = pd.concat([_labels(y, len(x), path) for x, y in pairs], ignore_index=True)
@@ -173,19 +173,29 @@ def layout(raw: Array, path: Path) -> tuple[Array, list[str]]:
     return np.ascontiguousarray(raw, raw.dtype.newbyteorder("=")), notes
 
 
+def _target(config: DataConfig) -> str | None:
+    """Return the name of the one target that images have."""
+    if isinstance(config.target, tuple):
+        raise DataError(
+            f"images have one target, however data.target names {len(config.target)}; name one"
+        )
+    return config.target
+
+
 def _table(config: DataConfig, path: Path) -> Images:
     """Read the images that a table names, and their labels."""
-    if config.target is None:
+    target = _target(config)
+    if target is None:
         raise DataError(
             f"data.target must name the column of labels, however it is not given for {path}"
         )
     frame = files.read(path, {config.image or "": "categorical"})
-    if config.target not in frame.columns:
+    if target not in frame.columns:
         raise DataError(
-            f"data.target must be a column of {path}, however it has no {config.target!r}"
-            f"{nearest(config.target, frame.columns)}"
+            f"data.target must be a column of {path}, however it has no {target!r}"
+            f"{nearest(target, frame.columns)}"
         )
-    labels = frame[config.target]
+    labels = frame[target]
     if is_float_dtype(labels):  # perhaps only since some are missing
         labels = labels.convert_dtypes()
     paths = _paths(frame, config.image or "", path)

@@ -1,20 +1,25 @@
-"""What is to be predicted: the task a target column asks for, and its values."""
+"""What is to be predicted: the task that target columns ask for, and their values.
+
+Several labels of a row stand in columns of their own, or in one column of text, where ``;`` and
+``|`` separate them.
+"""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from zoo.data import cells
-from zoo.data.cells import NUMBER
+from zoo.data.cells import NUMBER, FloatArray
 from zoo.errors import DataError
+from zoo.sections import Task
 
-Task = Literal["classification", "regression"]
 MOST_CLASSES = 20  # more distinct integers than these are quantities, not classes
+SEPARATOR = re.compile(r"[;|]")  # of labels in one cell
 
 
 @dataclass(frozen=True)
@@ -22,20 +27,30 @@ class Target:
     """The values to predict.
 
     Attributes:
-        values: int64 (N,) class indices into ``classes``, or float64 (N,) in the target's unit.
-        classes: the labels in natural order; () for regression.
+        names: of the columns.
+        values: int64 (N,) class indices into ``classes``; float64 (N, L), 1 where a row has one of
+            L labels and else 0; float64 (N,) or (N, T) quantities in their own units.
+        classes: the classes or labels in natural order, labels from columns of their own in the
+            columns' order; () for regression.
         note: the task, in a sentence.
     """
 
-    name: str
+    names: tuple[str, ...]
     task: Task
     values: npt.NDArray[Any]
     classes: tuple[str, ...]
     note: str
 
+    @property
+    def strata(self) -> npt.NDArray[np.int64]:
+        """The class (N,) of each row, in the proportions of which rows are split; else zeros."""
+        if self.task == "classification":
+            return self.values
+        return np.zeros(len(self.values), np.int64)
+
 
 def as_target(column: pd.Series, task: Task | None = None) -> Target:
-    """Read a column without missing values as classes or as quantities.
+    """Read a column without missing values as classes, as labels or as quantities.
 
     Text, truth values and few distinct integers are classes, other numbers quantities, unless
     ``task`` says so.
@@ -47,56 +62,58 @@ def as_target(column: pd.Series, task: Task | None = None) -> Target:
     array([0, 1, 0])
     >>> as_target(pd.Series([0.5, 1.25, 3.0], name="price")).note
     "'price': regression on numbers from 0.5 to 3"
+    >>> as_target(pd.Series(["a;b", "b", "|"], name="tags"), "multilabel").values
+    array([[1., 1.],
+           [0., 1.],
+           [0., 0.]])
     """
     name = str(column.name)
-    if not len(column):
-        raise DataError(
-            f"target {name!r} must have values, however every row lacks one; choose another column"
-        )
+    _refuse_empty(name, len(column))
     kind = cells.kind(column)
     found = task or _task(column, kind)
     if found == "classification":
-        labels = cells.text(column)
-        classes = natural(set(labels.tolist()))
-        if len(classes) < 2:
-            raise DataError(
-                f"target {name!r} must have at least two classes, however every row with a target "
-                f"is {classes[0]!r}; choose another column"
-            )
-        places = {label: place for place, label in enumerate(classes)}
-        values = np.array([places[label] for label in labels], dtype=np.int64)
-        why = "" if task else f" (found from {'integers' if kind == 'numeric' else 'text'})"
-        return Target(name, found, values, classes, f"{name!r}: {len(classes)} classes{why}")
-    if kind != "numeric":
-        raise DataError(
-            f"data.task 'regression' needs a numeric target, however {name!r} holds "
-            f"{cells.text(column)[0]!r}; choose another column or task 'classification'"
-        )
-    numbers = cells.numbers(column)
-    low, high = numbers.min(), numbers.max()
-    if low == high:
-        raise DataError(
-            f"target {name!r} must vary, however every row is {low:g}; choose another column"
-        )
-    note = f"{name!r}: regression on numbers from {low:g} to {high:g}"
-    return Target(name, found, numbers, (), note)
+        return _classes(name, column, "" if task else f" (found from {_called(kind)})")
+    if found == "multilabel":
+        return _labels_in_text(name, column)
+    numbers = _quantities(column, kind)
+    note = f"{name!r}: regression on numbers from {numbers.min():g} to {numbers.max():g}"
+    return Target((name,), found, numbers, (), note)
 
 
-def standardisation(target: Target, rows: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Return (offset, scale), the mean and deviation of the given rows; (0, 1) for classes.
+def as_targets(columns: pd.DataFrame, task: Task | None = None) -> Target:
+    """Read several columns without missing values, each as a label or each as a quantity.
+
+    Columns of truth values or of zeros and ones are labels, unless ``task`` says so.
 
     Raises:
-        DataError: these rows all have the same value.
+        DataError: columns hold something else, or one has the same value in all rows.
+
+    >>> both = as_targets(pd.DataFrame({"x": [0.5, 2.0], "y": [7, 8]}))
+    >>> both.task, both.values.shape
+    ('regression', (2, 2))
     """
-    if target.classes:
-        return 0.0, 1.0
-    offset, scale = float(target.values[rows].mean()), float(target.values[rows].std())
-    if not scale > cells.CONSTANT * np.abs(target.values[rows]).max():
+    names = tuple(map(str, columns.columns))
+    listed = ", ".join(map(repr, names))
+    _refuse_empty(listed, len(columns))
+    kinds = {name: cells.kind(columns[name]) for name in names}
+    binary = {name: _binary(columns[name], kinds[name]) for name in names}
+    found: Task = task or ("multilabel" if all(binary.values()) else "regression")
+    if found == "classification":
         raise DataError(
-            f"target {target.name!r} must vary among the training rows, however all "
-            f"{len(rows)} are {offset:g}; try another data.split_seed or more rows"
+            f"data.task 'classification' takes one target, however data.target names {listed}; "
+            "choose one of them, or task 'multilabel' for columns of 0 and 1"
         )
-    return offset, scale
+    if found == "multilabel":
+        for name in (name for name in names if not binary[name]):
+            raise DataError(
+                f"a label's column must hold 0 or 1, true or false, however {name!r} does not; "
+                "leave it out, or set data.task regression"
+            )
+        values = np.stack([cells.numbers(columns[name], kinds[name]) for name in names], axis=1)
+        _refuse_constant(names, values)
+        return Target(names, found, values, names, f"{listed}: {len(names)} labels")
+    values = np.stack([_quantities(columns[name], kinds[name]) for name in names], axis=1)
+    return Target(names, found, values, (), f"{listed}: regression on {len(names)} targets")
 
 
 def natural(labels: Iterable[str]) -> tuple[str, ...]:
@@ -125,3 +142,78 @@ def _task(column: pd.Series, kind: cells.Kind) -> Task:
     whole = bool((numbers == np.floor(numbers)).all())
     few = distinct <= min(MOST_CLASSES, len(numbers) // 3)
     return "classification" if whole and few else "regression"
+
+
+def _called(kind: cells.Kind) -> str:
+    return "integers" if kind == "numeric" else "text"
+
+
+def _classes(name: str, column: pd.Series, why: str) -> Target:
+    words = cells.text(column)
+    classes = natural(set(words.tolist()))
+    if len(classes) < 2:
+        raise DataError(
+            f"target {name!r} must have at least two classes, however every row with a target "
+            f"is {classes[0]!r}; choose another column"
+        )
+    places = {label: place for place, label in enumerate(classes)}
+    values = np.array([places[word] for word in words], dtype=np.int64)
+    return Target(
+        (name,), "classification", values, classes, f"{name!r}: {len(classes)} classes{why}"
+    )
+
+
+def _labels_in_text(name: str, column: pd.Series) -> Target:
+    codes, words = pd.factorize(cells.text(column))
+    sets = [{label.strip() for label in SEPARATOR.split(word)} - {""} for word in words]
+    classes = natural(set().union(*sets))
+    if not classes:
+        raise DataError(
+            f"target {name!r} must hold labels, however no row has any; choose another column"
+        )
+    of_word = np.array([[label in labels for label in classes] for labels in sets], np.float64)
+    values = of_word[codes]
+    _refuse_constant(classes, values)
+    note = f"{name!r}: {len(classes)} labels, {values.sum(axis=1).mean():.3g} per row"
+    return Target((name,), "multilabel", values, classes, note)
+
+
+def _quantities(column: pd.Series, kind: cells.Kind) -> FloatArray:
+    """Return the values (N,) of a quantity, which must vary."""
+    if kind != "numeric":
+        raise DataError(
+            f"data.task 'regression' needs a numeric target, however {str(column.name)!r} holds "
+            f"{cells.text(column)[0]!r}; choose another column or task 'classification'"
+        )
+    numbers = cells.numbers(column)
+    if numbers.min() == numbers.max():
+        raise DataError(
+            f"target {str(column.name)!r} must vary, however every row is {numbers[0]:g}; "
+            "choose another column"
+        )
+    return numbers
+
+
+def _binary(column: pd.Series, kind: cells.Kind) -> bool:
+    if kind == "boolean":
+        return True
+    return kind == "numeric" and bool(np.isin(cells.numbers(column), (0.0, 1.0)).all())
+
+
+def _refuse_empty(name: str, rows: int) -> None:
+    if not rows:
+        quoted = name if name.startswith("'") else repr(name)
+        raise DataError(
+            f"target {quoted} must have values, however every row lacks one; choose another column"
+        )
+
+
+def _refuse_constant(labels: tuple[str, ...], values: FloatArray) -> None:
+    """Refuse labels that all rows have, or none."""
+    constant = values.min(axis=0) == values.max(axis=0)
+    if constant.any():
+        place = int(constant.argmax())
+        raise DataError(
+            f"a label must be there in some rows and not in others, however {labels[place]!r} is "
+            f"in {'all' if values[0, place] else 'none'}; leave it out"
+        )

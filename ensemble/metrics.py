@@ -1,0 +1,129 @@
+"""The table of metrics, by task: what ``compare`` reports and may compare by.
+
+A metric is one row: of rows whose mean is finished (:mod:`ensemble.scores`), or of predictions as a
+whole (:mod:`ensemble.whole`).  Predictions are log-probabilities (N, C) of classes, log-odds (N, L)
+of labels, or values (N,) or (N, T); targets are labels (N,) or (N, L), or values.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ensemble import scores, whole
+from ensemble.errors import OptionError, nearest
+from ensemble.statistics import Interval, paired_bootstrap, weighted_bootstrap
+
+Direction: TypeAlias = Literal["min", "max"]
+
+
+def _itself(means: Tensor) -> Tensor:
+    return means
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric as data: ``figure = finish(mean(rows(predictions, targets)))``.
+
+    ``finish`` is monotone and works on tensors of any shape, one mean per element.  ``affine``
+    tells whether it keeps means, so that the mean of several figures is the figure of mean rows.
+
+    >>> round(METRICS["regression"]["rmse"](torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])), 6)
+    1.414214
+    """
+
+    name: str
+    direction: Direction
+    rows: Callable[[Tensor, Tensor], Tensor]
+    finish: Callable[[Tensor], Tensor] = _itself
+    affine: bool = True
+
+    def __call__(self, predictions: Tensor, targets: Tensor) -> float:
+        """Score predictions; nan where the figure is undefined."""
+        return float(self.finish(self.rows(predictions, targets).mean()))
+
+    def interval(self, candidate: Tensor, baseline: Tensor, targets: Tensor) -> Interval:
+        """Compare a candidate's predictions with a baseline's, on the same rows."""
+        pair = self.rows(candidate, targets), self.rows(baseline, targets)
+        return paired_bootstrap(*pair, self.finish)
+
+
+@dataclass(frozen=True)
+class WholeMetric:
+    """A metric of predictions as a whole: ``figure = whole(predictions, targets)(weights)``.
+
+    >>> log = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]).log()
+    >>> METRICS["classification"]["roc_auc"](log, torch.tensor([0, 1, 1]))
+    1.0
+    """
+
+    name: str
+    direction: Direction
+    whole: Callable[[Tensor, Tensor], whole.Figure]
+
+    def __call__(self, predictions: Tensor, targets: Tensor) -> float:
+        """Score predictions; nan where the figure is undefined."""
+        return float(self.whole(predictions, targets)(torch.ones(1, len(targets))))
+
+    def interval(self, candidate: Tensor, baseline: Tensor, targets: Tensor) -> Interval:
+        """Compare a candidate's predictions with a baseline's, on the same rows."""
+        pair = self.whole(candidate, targets), self.whole(baseline, targets)
+        return weighted_bootstrap(*pair, len(targets))
+
+
+AnyMetric: TypeAlias = Metric | WholeMetric
+
+# The first of a task is the one that members are ranked by; the others are reported in this order.
+_ROWS: Mapping[str, tuple[AnyMetric, ...]] = {
+    "classification": (
+        Metric("accuracy", "max", scores.accuracy),
+        Metric("nll", "min", scores.nll),
+        Metric("brier", "min", scores.brier),
+        Metric("ece", "min", scores.ece),
+        WholeMetric("balanced_accuracy", "max", whole.balanced_accuracy),
+        WholeMetric("f1", "max", whole.f1),
+        WholeMetric("roc_auc", "max", whole.roc_auc),
+    ),
+    "multilabel": (
+        Metric("accuracy", "max", scores.subset_accuracy),
+        Metric("nll", "min", scores.label_nll),
+        Metric("brier", "min", scores.label_brier),
+        Metric("hamming", "min", scores.hamming),
+        WholeMetric("f1", "max", whole.label_f1),
+        WholeMetric("f1_micro", "max", whole.label_f1_micro),
+        WholeMetric("roc_auc", "max", whole.label_roc_auc),
+    ),
+    "regression": (
+        Metric("rmse", "min", scores.squared_error, torch.sqrt, affine=False),
+        Metric("mae", "min", scores.absolute_error),
+        Metric("r2", "max", scores.unexplained, lambda means: 1 - means),
+    ),
+}
+METRICS: Mapping[str, Mapping[str, AnyMetric]] = {
+    task: {metric.name: metric for metric in rows} for task, rows in _ROWS.items()
+}
+ALIASES = {"log_loss": "nll", "f1_macro": "f1", "hamming_loss": "hamming"}
+
+
+def find(task: str, name: str) -> AnyMetric:
+    """Return a metric of a task, or raise :class:`OptionError` with the nearest one.
+
+    >>> find("classification", "log_loss").name
+    'nll'
+    """
+    known = METRICS[task]
+    name = ALIASES.get(name, name)
+    if name not in known:
+        raise OptionError(f"no metric of {task} is called {name!r}{nearest(name, known)}")
+    return known[name]
+
+
+def ranking(task: str) -> AnyMetric:
+    """Return the metric by which the members of a task are ranked.
+
+    >>> ranking("regression").name
+    'rmse'
+    """
+    return next(iter(METRICS[task].values()))
