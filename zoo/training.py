@@ -20,7 +20,7 @@ from zoo.journal import Journal
 from zoo.memory import is_exhausted
 from zoo.planning import Plan
 from zoo.registry import NewRun, Registry, Run
-from zoo.registry.records import SavedState, label
+from zoo.registry.records import SavedState, differences, label
 from zoo.reports import Member, Pass
 from zoo.settings import flatten
 
@@ -140,7 +140,8 @@ class _Trainer:
         ours = set(saved.run_ids)
         try:
             tensors, note = self.registry.load_state(saved)
-            fit = Fit.resume(members, self.plan.data, tensors, note)
+            data = self.plan.data_of(members[saved.run_ids[0]])
+            fit = Fit.resume(members, data, tensors, note)
             begun = [slot.member.key for slot in fit.slots if slot and slot.epoch]
             begun = [key for key in begun if key in ours]
             self.registry.start(begun, anew=False)
@@ -151,7 +152,7 @@ class _Trainer:
                     "figures may differ in the last digits"
                 )
             self.watch(Noted(f"{len(ours)} interrupted runs go on where they were: {how}"))
-            journal = Journal(self.registry, self.plan.data, set(begun), set(members) - ours)
+            journal = Journal(self.registry, data, set(begun), set(members) - ours)
             self._follow(fit, journal)
         except (IntegrityError, RuntimeError, MemoryError) as error:
             left = len(ours - self.ended)
@@ -160,12 +161,13 @@ class _Trainer:
     def train(self, members: Sequence[Member]) -> None:
         """Train members that share a shape; where memory ends, with fewer at once."""
         left, width = list(members), self.width
+        data = self.plan.data_of(left[0])
         while left:
             count = min(width or WIDTH, len(left))
-            journal = Journal(self.registry, self.plan.data)
+            journal = Journal(self.registry, data)
             fault: BaseException
             try:
-                fit = Fit(left, self.plan.data, engine=self.engine, width=width)
+                fit = Fit(left, data, engine=self.engine, width=width)
                 count = len(fit.slots)
                 self.watch(Noted(fit.choice.reason))
                 journal.save(fit, now=True)
@@ -207,16 +209,13 @@ def _shape(member: Member) -> str:
 def _refuse_other_data(plan: Plan, known: Sequence[Run]) -> None:
     asked = plan.requests[0]
     for run in known:
-        for what, theirs, ours in (
-            ("data", run.data_fingerprint, asked.data_fingerprint),
-            ("split", run.split_hash, asked.split_hash),
-        ):
-            if theirs != ours:
-                raise MismatchError(
-                    f"the runs of one name must share their data, however {plan.title!r} was "
-                    f"trained on other {what}: {run.data_ref} ({theirs}), now {asked.data_ref} "
-                    f"({ours}); choose another --name"
-                )
+        apart = differences(run, asked)
+        if apart:
+            told = "; ".join(f"other {what}: {theirs}, now {ours}" for what, theirs, ours in apart)
+            raise MismatchError(
+                f"the runs of one name must share their data, however {plan.title!r} was "
+                f"trained on {told}; choose another --name"
+            )
 
 
 def _refuse_other_settings(plan: Plan, known: Sequence[Run]) -> None:

@@ -7,6 +7,7 @@ tensors with it, by the very code that prepared the validation and test rows.
 """
 
 import hashlib
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor
 
 from zoo.data import builtin, cells, files, images, tabular
-from zoo.data.dataset import Data, Part
-from zoo.data.split import IntArray, grouped, split
+from zoo.data.dataset import Data, Part, Source
+from zoo.data.sharing import Parts, columns, share_out
+from zoo.data.split import IntArray
 from zoo.data.targets import Target, as_target, standardisation
 from zoo.errors import DataError, nearest
 from zoo.sections import DataConfig
 
-__all__ = ["Data", "Part", "apply", "load", "read_rows"]
+__all__ = ["Data", "Loader", "Part", "Source", "apply", "load", "open_source", "read_rows"]
 
 
 def load(config: DataConfig) -> Data:
@@ -40,6 +42,19 @@ def load(config: DataConfig) -> Data:
     >>> len(data.train), len(data.val), len(data.test)
     (90, 30, 30)
     """
+    return open_source(config).data(config.fold)
+
+
+def open_source(config: DataConfig) -> Source:
+    """Read the rows and hold out the test part once; members' data are prepared from it.
+
+    Raises:
+        DataError: what cannot be found, read or split.
+
+    >>> source = open_source(DataConfig(ref="iris", folds=4))
+    >>> [len(source.data(fold).val) for fold in range(4)]
+    [30, 30, 30, 30]
+    """
     if config.ref in builtin.IMAGES:
         return _images(config)
     if config.ref in builtin.TABLES:
@@ -52,6 +67,29 @@ def load(config: DataConfig) -> Data:
             f"its columns are {', '.join(map(repr, frame.columns))}"
         )
     return _table(config, frame, config.target)
+
+
+class Loader:
+    """Loads what members learn from; what they have in common is read once."""
+
+    def __init__(self) -> None:
+        self._shared: dict[str, Data] = {}
+        self._sources: dict[str, Source] = {}
+
+    def data(self, config: DataConfig) -> Data:
+        """Return what :func:`load` does.
+
+        Raises:
+            DataError: what cannot be found, read, split or learnt from.
+        """
+        key = config.model_copy(update={"fold": None}).model_dump_json()
+        if config.own:
+            if key not in self._sources:
+                self._sources[key] = open_source(config)
+            return self._sources[key].data(config.fold)
+        if key not in self._shared:
+            self._shared[key] = load(config)
+        return self._shared[key]
 
 
 def apply(preprocessing: dict[str, Any], rows: Any) -> Tensor:
@@ -102,8 +140,8 @@ def _path(ref: str) -> Path:
     return path
 
 
-def _table(config: DataConfig, frame: pd.DataFrame, name: str) -> Data:
-    """Make Data of raw columns, one of them the target."""
+def _table(config: DataConfig, frame: pd.DataFrame, name: str) -> Source:
+    """Make a source of raw columns, one of them the target."""
     if name not in frame.columns:
         raise DataError(
             f"data.target must be a column of {config.ref}, however it has no {name!r}"
@@ -120,24 +158,34 @@ def _table(config: DataConfig, frame: pd.DataFrame, name: str) -> Data:
         frame = frame.drop(columns=numbered)
     frame = frame[known]
     target = as_target(frame[name], config.task)
-    features = frame.drop(columns=name)
+    sharing = share_out(config, frame, target)
+    features = frame.drop(columns=[name, *columns(config)])
     kinds = tabular.kinds(features)
-    parts, repeats = _split(config, frame, target)
+    schema = {**kinds, **dict.fromkeys(columns(config), "split"), name: target.task}
 
-    fitted, fit_notes = tabular.fit(features.iloc[parts[0]], kinds)
-    unseen = tabular.unseen(fitted, features.iloc[np.concatenate(parts[1:])])
-    notes += [target.note, *fit_notes, *repeats]
-    notes += [
-        f"column {column!r}: {count} val and test cells hold values unseen in training, "
-        "encoded as unknown (all zeros)"
-        for column, count in unseen.items()
-    ]
-    x = tuple(tabular.apply(fitted, features.iloc[rows]) for rows in parts)
-    return _data(config, fitted, target, x, parts, fingerprint, frame.index.to_numpy(), notes)
+    def prepare(parts: Parts) -> Data:
+        fitted, fit_notes = tabular.fit(features.iloc[parts[0]], kinds)
+        unseen = tabular.unseen(fitted, features.iloc[np.concatenate(parts[1:])])
+        told = [*notes, target.note, *fit_notes, *sharing.notes]
+        told += [
+            f"column {column!r}: {count} val and test cells hold values unseen in training, "
+            "encoded as unknown (all zeros)"
+            for column, count in unseen.items()
+        ]
+        x = tuple(tabular.apply(fitted, features.iloc[rows]) for rows in parts)
+        numbers = frame.index.to_numpy()
+        return _data(config, fitted, target, x, parts, fingerprint, schema, numbers, told)
+
+    return Source(sharing, prepare)
 
 
-def _images(config: DataConfig) -> Data:
-    """Make Data of a built-in set of images."""
+def _images(config: DataConfig) -> Source:
+    """Make a source of a built-in set of images."""
+    if config.split != "random":
+        raise DataError(
+            f"data.split {config.split!r} needs a table with a column for it, however "
+            f"{config.ref!r} holds images; leave it out"
+        )
     if config.target is not None:
         raise DataError(
             f"data.target is for tables, however {config.ref!r} holds images; leave it out"
@@ -153,23 +201,17 @@ def _images(config: DataConfig) -> Data:
     fingerprint = _digest(
         "images", str(pixels.shape), pixels.astype("<f8").tobytes(), labels.astype("<i8").tobytes()
     )
-    parts, repeats = _split(config, flat.assign(label=labels), target)
-    fitted = images.fit(pixels[parts[0]])
-    x = tuple(images.apply(fitted, pixels[rows]) for rows in parts)
+    sharing = share_out(config, flat.assign(label=labels), target)
+    schema = {"image": "x".join(map(str, pixels.shape[1:])), "label": target.task}
     places = np.arange(len(pixels))
-    return _data(config, fitted, target, x, parts, fingerprint, places, repeats)
 
+    def prepare(parts: Parts) -> Data:
+        fitted = images.fit(pixels[parts[0]])
+        x = tuple(images.apply(fitted, pixels[rows]) for rows in parts)
+        told = [*sharing.notes]
+        return _data(config, fitted, target, x, parts, fingerprint, schema, places, told)
 
-def _split(
-    config: DataConfig, rows: pd.DataFrame, target: Target
-) -> tuple[tuple[IntArray, IntArray, IntArray], list[str]]:
-    """Split the rows, keeping exact copies together, and say how many there are."""
-    groups = grouped(rows)
-    labels = target.values if target.classes else np.zeros(len(groups), np.int64)
-    parts = split(groups, labels, config.val, config.test, config.split_seed, names=target.classes)
-    copies = len(groups) - len(np.unique(groups))
-    note = f"{copies} rows repeat another row exactly; copies were kept in the same part"
-    return parts, [note] if copies else []
+    return Source(sharing, prepare)
 
 
 def _data(
@@ -177,8 +219,9 @@ def _data(
     fitted: dict[str, Any],
     target: Target,
     x: tuple[Tensor, ...],
-    parts: tuple[IntArray, IntArray, IntArray],
+    parts: Parts,
     fingerprint: str,
+    schema: dict[str, str],
     row_numbers: IntArray,
     notes: list[str],
 ) -> Data:
@@ -194,7 +237,10 @@ def _data(
         "offset": offset,
         "scale": scale,
     }
+    fitted["schema"] = {"columns": schema, "hash": _digest(*chain(*schema.items()))}
     places = [row_numbers[rows].astype("<i8").tobytes() for rows in parts]
+    if config.own:
+        fitted["common_split"] = _digest(fingerprint, "test", places[2])
     return Data(
         ref=config.ref,
         task=target.task,
@@ -206,6 +252,7 @@ def _data(
         fingerprint=fingerprint,
         split_hash=_digest(fingerprint, *places),
         notes=tuple(notes),
+        rows=parts,
     )
 
 

@@ -1,9 +1,14 @@
 """The value that loading gives: tensors in three parts, and all that is known about them."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
+
+from zoo.data.sharing import Parts, Sharing
+
+KEPT = 4  # members' own data that are held at once; others are prepared anew
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Data:
-    """A split data set, ready to learn from, with all that is needed to treat new rows alike."""
+    """A split data set, ready to learn from, with all that is needed to treat new rows alike.
+
+    Attributes:
+        split_hash: of which rows are in which part.
+        rows: int64 (N,) for each part, the places of its rows in the data; a row that was drawn
+            twice is there twice.
+    """
 
     ref: str
     task: Literal["classification", "regression"]
@@ -36,6 +47,12 @@ class Data:
     fingerprint: str
     split_hash: str
     notes: tuple[str, ...]
+    rows: Parts | tuple[()] = ()
+
+    @property
+    def common_split(self) -> str:
+        """What members that are compared share: the whole split, or the test rows with folds."""
+        return str(self.preprocessing.get("common_split", self.split_hash))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,3 +73,33 @@ class Data:
     def target_offset(self) -> float:
         """What is then added to it; 0 for classes."""
         return float(self.preprocessing["target"]["offset"])
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows that were read once, from which the data of every member is prepared.
+
+    Attributes:
+        sharing: which rows go where.
+        prepare: fits the preprocessing on the train rows and applies it to all.
+    """
+
+    sharing: Sharing
+    prepare: Callable[[Parts], Data]
+    _latest: dict[int | None, Data] = field(default_factory=dict)
+
+    def data(self, fold: int | None = None) -> Data:
+        """Return what a member learns from.
+
+        Args:
+            fold: the member's own, see :meth:`zoo.sections.DataConfig.of_seed`.
+
+        Raises:
+            DataError: where its rows cannot be learnt from.
+        """
+        if fold not in self._latest:
+            made = self.prepare(self.sharing.of(fold))
+            for old in list(self._latest)[: len(self._latest) - KEPT + 1]:
+                del self._latest[old]
+            self._latest[fold] = made
+        return self._latest[fold]

@@ -43,6 +43,11 @@ class NewRun:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def common_split(self) -> str:
+        """See :attr:`Run.common_split`."""
+        return str(self.preprocessing.get("common_split", self.split_hash))
+
+    @property
     def identity(self) -> str:
         """SHA-256 of what makes two requests the same run."""
         return digest(
@@ -99,6 +104,11 @@ class Run:
         return label(self.name, self.varied, self.seed)
 
     @property
+    def common_split(self) -> str:
+        """What runs that are compared share: the whole split, or with folds the test rows."""
+        return str(self.preprocessing.get("common_split", self.split_hash))
+
+    @property
     def owner(self) -> str:
         """How messages name this run."""
         return f"run {self.label} ({self.id})"
@@ -144,6 +154,30 @@ def label(name: str, varied: Mapping[str, Any], seed: int | None) -> str:
     settings = [f"{key}={_written(value)}" for key, value in varied.items()]
     settings += [] if seed is None else [f"seed={seed}"]
     return f"{name}/{','.join(settings)}" if settings else name
+
+
+def differences(one: NewRun | Run, other: NewRun | Run) -> list[tuple[str, str, str]]:
+    """Tell in what the data of two runs differ.
+
+    Returns:
+        (what, of the one, of the other) for the content, every column of the schema, and the split.
+    """
+    told = [
+        (
+            "data",
+            f"{one.data_ref} ({one.data_fingerprint})",
+            f"{other.data_ref} ({other.data_fingerprint})",
+        )
+    ]
+    schemas = [run.preprocessing.get("schema", {}).get("columns", {}) for run in (one, other)]
+    told += [
+        (f"column {name!r}", *(str(schema.get(name, "absent")) for schema in schemas))
+        for name in {**schemas[0], **schemas[1]}
+    ]
+    told.append(("split", one.common_split, other.common_split))
+    # The same content may lie at two places.
+    same = one.data_fingerprint == other.data_fingerprint
+    return [row for row in (told[1:] if same else told) if row[1] != row[2]]
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
