@@ -6,7 +6,7 @@ chosen on the validation rows; the test rows serve to report, once, and select n
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ensemble.catalogue import find
 from ensemble.errors import EmptyError, OptionError, nearest
+from ensemble.heldout import Pool, pooling
 from ensemble.members import Bench, alike, bench
 from ensemble.predictions import mean
 from ensemble.scores import METRICS, Metric
@@ -59,7 +60,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All candidates, the baseline first."""
+    """All candidates, the baseline first.
+
+    ``validated_on`` counts the different sets of validation rows that the singles have: 1, or more
+    with folds or draws of their own.
+    """
 
     task: str
     data: str
@@ -67,6 +72,7 @@ class Comparison:
     direction: str
     baseline: str
     n_test: int
+    validated_on: int
     rows: list[Row]
 
     def to_json(self) -> dict[str, Any]:
@@ -90,11 +96,15 @@ class _Candidate:
     kind: Kind
     method: str | None
     runs: list[Run]
-    pool: Callable[[Tensor], Tensor]
+    pool: Pool
 
-    def predictions(self, table: Bench, part: Literal["val", "test"]) -> Tensor:
-        """Log-probabilities (N, C) or values (N,)."""
-        return self.pool(table.outputs(self.runs, part))
+    def validation(self, table: Bench) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (N, C) or values (N,) for rows that validate it, and their targets."""
+        return table.validation(self.runs, self.pool)
+
+    def predictions(self, table: Bench) -> Tensor:
+        """Log-probabilities (N, C) or values (N,) for the test rows."""
+        return self.pool(table.outputs(self.runs, "test"), range(len(self.runs)))
 
 
 def compare(registry: Registry, runs: Sequence[Run], *, metric: str | None = None) -> Comparison:
@@ -113,14 +123,14 @@ def compare(registry: Registry, runs: Sequence[Run], *, metric: str | None = Non
     chosen = _metric(metric or table.metric.name, table)
     known = {run.id: run for run in registry.runs()}
     candidates = [_candidate(run, known) for run in [*singles, *products]]
-    val_targets, test_targets = table.targets("val"), table.targets("test")
-    val = [chosen(c.predictions(table, "val"), val_targets) for c in candidates]
-    rows_test = [chosen.rows(c.predictions(table, "test"), test_targets) for c in candidates]
+    test_targets = table.targets("test")
+    val = [chosen(*candidate.validation(table)) for candidate in candidates]
+    rows_test = [chosen.rows(c.predictions(table), test_targets) for c in candidates]
     sign = -1 if chosen.direction == "max" else 1
     loss = METRICS["nll" if table.data.task == "classification" else "rmse"]
     best = min(
         range(len(singles)),
-        key=lambda k: (sign * val[k], loss(candidates[k].predictions(table, "val"), val_targets)),
+        key=lambda k: (sign * val[k], loss(*candidates[k].validation(table))),
     )
     base = rows_test[best]
     rows = [_row(table, candidates[best], val[best], Interval(0.0, 0.0, 0.0, 1.0), chosen)]
@@ -136,6 +146,7 @@ def compare(registry: Registry, runs: Sequence[Run], *, metric: str | None = Non
         direction=chosen.direction,
         baseline=candidates[best].name,
         n_test=len(test_targets),
+        validated_on=len({run.split_hash for run in singles}),
         rows=rows,
     )
 
@@ -156,7 +167,7 @@ def _sorted_out(registry: Registry, runs: Sequence[Run]) -> tuple[list[Run], lis
 def _candidate(run: Run, known: Mapping[str, Run]) -> _Candidate:
     if run.kind != "predictions":
         method = run.config.get("method") if run.kind == "weights" else None
-        return _Candidate(run.label, run.kind, method, [run], mean)
+        return _Candidate(run.label, run.kind, method, [run], pooling(mean, {}))
     function = find("predictions", run.config["method"]).function
     arguments = run.config["arguments"]
     return _Candidate(
@@ -164,7 +175,7 @@ def _candidate(run: Run, known: Mapping[str, Run]) -> _Candidate:
         run.kind,
         run.config["method"],
         [known[parent] for parent in run.parents],
-        lambda outputs_K: function(outputs_K, **arguments),
+        pooling(function, arguments),
     )
 
 
@@ -180,7 +191,7 @@ def _metric(name: str, table: Bench) -> Metric:
 def _row(
     table: Bench, candidate: _Candidate, val: float, interval: Interval, metric: Metric
 ) -> Row:
-    predictions, targets = candidate.predictions(table, "test"), table.targets("test")
+    predictions, targets = candidate.predictions(table), table.targets("test")
     return Row(
         name=candidate.name,
         kind=candidate.kind,
@@ -209,7 +220,7 @@ def _mean_row(
 ) -> Row:
     """The mean single model: what one gets who trains once and does not choose."""
     targets = table.targets("test")
-    predictions = [single.predictions(table, "test") for single in singles]
+    predictions = [single.predictions(table) for single in singles]
     columns = [_columns(prediction, targets, metric.task) for prediction in predictions]
     means: dict[str, Any] = {
         key: statistics.fmean(column[key] for column in columns) for key in columns[0]
@@ -247,12 +258,15 @@ def _parameters(table: Bench, run: Run) -> int:
 
 def _milliseconds(table: Bench, candidate: _Candidate) -> float:
     """Return the shortest time to predict 64 rows on one thread, members run together, pooled."""
-    x_N = table.part("test").x[:ROWS_TIMED]
-    forwards = [table.predictor(group) for group in alike(candidate.runs)]
+    forwards = [
+        (table.predictor(group), table.own(group[0]).test.x[:ROWS_TIMED])
+        for group in alike(candidate.runs)
+    ]
+    everyone = range(len(candidate.runs))
     times = []
     with threads(1):  # several would measure what else the machine is doing
         for _ in range(30):
             start = time.perf_counter()
-            candidate.pool(torch.cat([forward(x_N) for forward in forwards]))
+            candidate.pool(torch.cat([forward(x_N) for forward, x_N in forwards]), everyone)
             times.append(time.perf_counter() - start)
     return 1e3 * min(times)

@@ -7,17 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ensemble.errors import EmptyError, EnsembleError, listing
+from ensemble.heldout import OutOfFold, Pool
 from ensemble.scores import METRICS, Metric
 from ensemble.state import State
 from zoo.checks import build
-from zoo.data import Data, Part, load
+from zoo.data import Data, Loader, Part
 from zoo.models import restore
 from zoo.objective import objective
 from zoo.registry import Registry, Run
+from zoo.registry.records import differences
 from zoo.sections import DataConfig, ModelConfig
 from zoo.stack import stack
 from zoo.stacked import Stacked
@@ -34,10 +37,15 @@ class Bench:
     """One data set and the runs that learnt from it: what they weigh and what they predict.
 
     Weights and outputs are loaded and computed once.
+
+    Attributes:
+        data: of the first run.  The others have the same test rows; with folds or draws, training
+            and validation rows and preprocessing of their own (:meth:`own`).
     """
 
     registry: Registry
     data: Data
+    loader: Loader
     _states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     _outputs: dict[tuple[str, PartName], Tensor] = field(default_factory=dict)
 
@@ -46,17 +54,30 @@ class Bench:
         """The metric of the task by which members are ranked."""
         return METRICS["accuracy" if self.data.task == "classification" else "rmse"]
 
-    def part(self, name: PartName) -> Part:
-        """Return a part of the data."""
-        part: Part = getattr(self.data, name)
-        return part
+    def own(self, run: Run) -> Data:
+        """Return what a run learnt from.
 
-    def targets(self, name: PartName) -> Tensor:
+        Raises:
+            MembersError: where it has changed.
+        """
+        if run.split_hash == self.data.split_hash:
+            return self.data
+        settings = {**run.config["data"], "ref": self.data.ref}
+        data = self.loader.data(DataConfig.model_validate(settings))
+        _refuse_change(data, run)
+        return data
+
+    def part(self, name: PartName) -> Part:
+        """Return a part of the first run's data."""
+        return _part(self.data, name)
+
+    def targets(self, name: PartName, data: Data | None = None) -> Tensor:
         """Return the labels (N,) of a part, or its targets (N,), float64, in their unit."""
-        y_N = self.part(name).y
-        if self.data.task == "classification":
+        data = data or self.data
+        y_N: Tensor = _part(data, name).y
+        if data.task == "classification":
             return y_N
-        return y_N.double() * self.data.target_scale + self.data.target_offset
+        return y_N.double() * data.target_scale + data.target_offset
 
     def state(self, run: Run) -> dict[str, Tensor]:
         """Return the published weights of a run."""
@@ -67,49 +88,94 @@ class Bench:
 
     def module(self, run: Run) -> nn.Module:
         """Build the model of a run, with initial weights."""
-        return build(model_of(run), self.data, seed=run.seed or 0)
+        return build(model_of(run), self.own(run), seed=run.seed or 0)
 
     def outputs(self, runs: Sequence[Run], name: PartName) -> Tensor:
-        """Return what runs predict for a part: logits (K, N, C), or values (K, N) in their unit."""
-        missing = [run for run in runs if (run.id, name) not in self._outputs]
-        for group in alike(missing):
-            outputs_K = self.predictor(group)(self.part(name).x)
-            for run, outputs in zip(group, outputs_K, strict=True):
-                self._outputs[run.id, name] = outputs
+        """Return what runs predict for a part: logits (K, N, C), or values (K, N) in their unit.
+
+        For ``val`` the runs must have the same validation rows; see :meth:`validation`.
+        """
+        self.predict(runs, name)
         return torch.stack([self._outputs[run.id, name] for run in runs])
 
+    def out_of_fold(self, runs: Sequence[Run]) -> OutOfFold:
+        """Return what runs predict for the validation rows of each; see :func:`out_of_fold`."""
+        self.predict(runs, "val")
+        train, val, _ = self.data.rows
+        place_N = torch.cat([torch.from_numpy(train), torch.from_numpy(val)])
+        target_N = torch.cat([self.targets("train"), self.targets("val")])
+        rows_N = torch.from_numpy(np.unique(place_N))
+        targets_N = target_N.new_empty(len(rows_N))
+        targets_N[torch.searchsorted(rows_N, place_N)] = target_N
+        first = self._outputs[runs[0].id, "val"]
+        outputs_K = first.new_full((len(runs), len(rows_N), *first.shape[1:]), torch.nan)
+        unseen_KN = torch.zeros(len(runs), len(rows_N), dtype=torch.bool)
+        for k, run in enumerate(runs):
+            here = torch.searchsorted(rows_N, torch.from_numpy(self.own(run).rows[1]))
+            outputs_K[k, here] = self._outputs[run.id, "val"]
+            unseen_KN[k, here] = True
+        return OutOfFold(rows_N, targets_N, outputs_K, unseen_KN)
+
+    def validation(self, runs: Sequence[Run], pool: Pool) -> tuple[Tensor, Tensor]:
+        """Pool what runs predict for the rows that validate them.
+
+        These are their common validation rows.  Where each has its own, they are all of them, and
+        each is predicted by those of the runs that did not train on it.
+
+        Returns:
+            log-probabilities (N, C) or values (N,), and their targets (N,).
+        """
+        if len({run.split_hash for run in runs}) == 1:
+            outputs_K = self.outputs(runs, "val")
+            return pool(outputs_K, range(len(runs))), self.targets("val", self.own(runs[0]))
+        told = self.out_of_fold(runs)
+        pooled = told.pooled(pool)
+        known_N = ~pooled.view(len(pooled), -1).isnan().any(dim=1)
+        return pooled[known_N], told.targets_N[known_N]
+
+    def predict(self, runs: Sequence[Run], name: PartName) -> None:
+        """Compute what runs predict for a part of their own data, those together that can be."""
+        missing = [run for run in runs if (run.id, name) not in self._outputs]
+        for group in alike(missing):
+            x_N = _part(self.own(group[0]), name).x
+            outputs_K = self.predictor(group)(x_N)
+            for run, outputs in zip(group, outputs_K, strict=True):
+                self._outputs[run.id, name] = outputs
+
     def predictor(self, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:
-        """Return the function from rows (N, *shape) to the outputs of runs of one model."""
+        """Return the function from rows (N, *shape) to the outputs of runs that are :func:`alike`.
+
+        The rows are prepared as those that the runs learnt from.
+        """
         modules = [self.module(run) for run in runs]
-        return self.forward(modules, [self.state(run) for run in runs])
+        return self.forward(modules, [self.state(run) for run in runs], self.own(runs[0]))
 
     def forward(
-        self, modules: Sequence[nn.Module], states: Sequence[State]
+        self, modules: Sequence[nn.Module], states: Sequence[State], data: Data
     ) -> Callable[[Tensor], Tensor]:
         """Return the function from rows (N, *shape) to logits (K, N, C) or values (K, N)."""
         for module, state in zip(modules, states, strict=True):
             restore(module, state)
         members = stack(modules)
-        engine = Stacked(modules[0], objective(self.data.task, self.data.target_scale))
+        engine = Stacked(modules[0], objective(data.task, data.target_scale))
 
         @torch.no_grad()
         def predict(x_N: Tensor) -> Tensor:
             outputs_KNC = engine.outputs(members, x_N)
-            if self.data.task == "classification":
+            if data.task == "classification":
                 return outputs_KNC
-            return outputs_KNC.squeeze(-1) * self.data.target_scale + self.data.target_offset
+            return outputs_KNC.squeeze(-1) * data.target_scale + data.target_offset
 
         return predict
 
-    def figures(self, predictions: Tensor, name: PartName) -> dict[str, float]:
-        """Measure log-probabilities (N, C) or values (N,): the metric, and the loss of training."""
-        targets = self.targets(name)
+    def figures(self, predictions: Tensor, targets: Tensor) -> dict[str, float]:
+        """Measure log-probabilities (N, C) or values (N,) on validation: metric and loss."""
         if self.data.task == "classification":
             loss = METRICS["nll"](predictions, targets)
         else:
             loss = (METRICS["rmse"](predictions, targets) / self.data.target_scale) ** 2
         value = self.metric(predictions, targets)
-        return {f"{name}_{self.metric.name}": value, f"{name}_loss": loss}
+        return {f"val_{self.metric.name}": value, "val_loss": loss}
 
 
 def members(registry: Registry, refs: Sequence[str]) -> list[Run]:
@@ -168,8 +234,7 @@ def bench(registry: Registry, runs: Sequence[Run]) -> Bench:
         f"{run.label} has {what} {theirs} and {first.label} has {ours}"
         for run in runs
         for what, theirs, ours in (
-            ("data", _content(run), _content(first)),
-            ("split", run.split_hash, first.split_hash),
+            *differences(run, first),
             ("task", run.task, first.task),
             ("classes", run.classes, first.classes),
         )
@@ -177,17 +242,45 @@ def bench(registry: Registry, runs: Sequence[Run]) -> Bench:
     ]
     if facts:
         raise MembersError(f"members must share their data, however {listing(facts)}")
-    data = load(DataConfig.model_validate(first.config["data"]))
+    loader = Loader()
+    data = loader.data(DataConfig.model_validate(first.config["data"]))
+    _refuse_change(data, first)
+    return Bench(registry, data, loader)
+
+
+def out_of_fold(registry: Registry, runs: Sequence[Run]) -> OutOfFold:
+    """Return what members predict for the rows that they did not train on.
+
+    With ``data.folds`` every row beside the test part has a prediction of one member per repeat,
+    once every fold has a member; with ``data.bootstrap`` of about a third of the members.  Without
+    either, only the validation rows have any.
+
+    Args:
+        registry: where the runs are.
+        runs: finished models on the same data and test rows.
+
+    Raises:
+        EmptyError, MembersError, DataError: as for an ensemble.
+    """
+    return bench(registry, runs).out_of_fold(runs)
+
+
+def _part(data: Data, name: PartName) -> Part:
+    part: Part = getattr(data, name)
+    return part
+
+
+def _refuse_change(data: Data, run: Run) -> None:
+    """Refuse data that is not what a run learnt from."""
     for what, now, then in (
-        ("content", data.fingerprint, first.data_fingerprint),
-        ("split", data.split_hash, first.split_hash),
+        ("content", data.fingerprint, run.data_fingerprint),
+        ("split", data.split_hash, run.split_hash),
     ):
         if now != then:
             raise MembersError(
                 f"the data must be what the members learnt from, however the {what} of {data.ref} "
                 f"was {then} and is now {now}"
             )
-    return Bench(registry, data)
 
 
 def model_of(run: Run) -> ModelConfig:
@@ -215,8 +308,23 @@ def same_model(runs: Sequence[Run]) -> None:
         )
 
 
-def _content(run: Run) -> str:
-    return f"{run.data_ref} ({run.data_fingerprint})"
+def same_rows(runs: Sequence[Run]) -> None:
+    """Refuse to average weights that were trained on rows prepared in different ways.
+
+    Raises:
+        MembersError: where members have folds or draws of their own.
+    """
+    first = runs[0]
+    facts = [
+        f"{run.label} has split {run.split_hash} and {first.label} has {first.split_hash}"
+        for run in runs
+        if run.split_hash != first.split_hash
+    ]
+    if facts:
+        raise MembersError(
+            "only weights of members on the same rows can be averaged, since each split has its "
+            f"own preprocessing, however {listing(facts)}; --mode predictions combines them"
+        )
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -224,8 +332,8 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def alike(runs: Sequence[Run]) -> list[list[Run]]:
-    """Group runs by their model."""
-    groups: dict[str, list[Run]] = {}
+    """Group runs by their model and the rows they learnt from."""
+    groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault(model_of(run).model_dump_json(), []).append(run)
+        groups.setdefault((run.split_hash, model_of(run).model_dump_json()), []).append(run)
     return list(groups.values())

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from ensemble.catalogue import Method, Mode, find
 from ensemble.connectivity import Preflight, preflight
 from ensemble.errors import OptionError
-from ensemble.members import Bench, bench, same_model
+from ensemble.heldout import pooling
+from ensemble.members import Bench, bench, same_model, same_rows
 from ensemble.predictions import mean, tasks
 from ensemble.recalibration import recalibrate
 from ensemble.soup import Soup
@@ -61,6 +60,9 @@ def combine(
 ) -> Product:
     """Combine runs into one predictor and save it.  Everything is chosen on validation rows.
 
+    Where members have folds or draws of their own, each counts by its own validation rows, and the
+    product by what those members predict for a row that did not train on it.
+
     Args:
         registry: where the runs are and the product goes.
         runs: the members: finished, of one data set.
@@ -78,7 +80,10 @@ def combine(
     chosen = find(mode, method or DEFAULTS[mode])
     if mode == "weights":
         same_model(runs)
-    figures = [table.figures(mean(outputs[None]), "val") for outputs in table.outputs(runs, "val")]
+        same_rows(runs)
+    table.predict(runs, "val")
+    alone = pooling(mean, {})
+    figures = [table.figures(*table.validation([run], alone)) for run in runs]
     # From the lowest validation loss up: the first of members that score alike is the better one.
     order = sorted(range(len(runs)), key=lambda k: figures[k]["val_loss"])
     members = [runs[k] for k in order]
@@ -111,8 +116,8 @@ def _pool(table: Bench, members: list[Run], method: Method, arguments: dict[str,
             f"{method.name} pools predictions of {' or '.join(tasks(method.function))}, however "
             f"the members' task is {task}"
         )
-    pooled: Tensor = method.function(table.outputs(members, "val"), **arguments)
-    return None, table.figures(pooled, "val"), members, None
+    pooled, targets = table.validation(members, pooling(method.function, arguments))
+    return None, table.figures(pooled, targets), members, None
 
 
 def _average(table: Bench, members: list[Run], method: Method, arguments: dict[str, Any]) -> Made:
@@ -129,8 +134,8 @@ def _average(table: Bench, members: list[Run], method: Method, arguments: dict[s
         return recalibrate(module, state, batches)
 
     def figures(state: State) -> dict[str, float]:
-        outputs_K = table.forward([module], [state])(table.part("val").x)
-        return table.figures(mean(outputs_K), "val")
+        outputs_K = table.forward([module], [state], table.data)(table.part("val").x)
+        return table.figures(mean(outputs_K), table.targets("val"))
 
     sign = 1 if table.metric.direction == "max" else -1
     key = f"val_{table.metric.name}"

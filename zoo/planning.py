@@ -155,15 +155,15 @@ def continuation(
         origin = (parent.id,) if parent.id in known else ()
         runs.append((child, parent.varied, parent.seed or 0, origin))
     planned = _planned(name or f"{first.name}-continued", Loader(), runs, starts)
-    for parent, child in zip(parents, planned.requests, strict=True):
+    for parent, request in zip(parents, planned.requests, strict=True):
         for what, theirs, ours in (
-            ("content", parent.data_fingerprint, child.data_fingerprint),
-            ("split", parent.split_hash, child.split_hash),
+            ("content", parent.data_fingerprint, request.data_fingerprint),
+            ("split", parent.split_hash, request.split_hash),
         ):
             if theirs != ours:
                 raise MismatchError(
                     f"{parent.label} can be continued on its own data only, however the {what} of "
-                    f"{child.data_ref} has changed: it was {theirs} and is now {ours}"
+                    f"{request.data_ref} has changed: it was {theirs} and is now {ours}"
                 )
     return planned
 
@@ -189,7 +189,7 @@ def _planned(title: str, loader: Loader, runs: Any, starts: Any) -> Plan:
     own: dict[str, list[int]] = {}
     for place, (asked, *_) in enumerate(runs):
         own.setdefault(asked.data.model_dump_json(), []).append(place)
-    requests = {}
+    requests: dict[int, NewRun] = {}
     for places in own.values():  # one after another, since not all are held at once
         data = loader.data(runs[places[0]][0].data)
         some = [runs[place] for place in places]
@@ -209,7 +209,7 @@ def _requests(title: str, data: Data, runs: Any, found: Mapping[str, _Start]) ->
         run = asked.model_copy(update={"train": train})
         if run.hash not in checked:
             start = found.get(run.init.sha256)
-            check(run, data, start and start.state)
+            check(run, data, start.state if start else None)
             checked.add(run.hash)
         requests.append(
             NewRun(

@@ -47,7 +47,7 @@ class Data:
     fingerprint: str
     split_hash: str
     notes: tuple[str, ...]
-    rows: Parts | tuple[()] = ()
+    rows: Parts
 
     @property
     def common_split(self) -> str:

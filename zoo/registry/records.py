@@ -15,6 +15,7 @@ Status = Literal["queued", "running", "finished", "diverged", "failed", "interru
 CheckpointKind = Literal[
     "best", "last", "top", "epoch", "ema", "swa", "lawa", "optimiser", "state", "merged"
 ]
+COLUMNS_NAMED = 5  # of those in which two schemas differ
 SEVERAL: tuple[CheckpointKind, ...] = ("top", "epoch")  # a run may have one for each epoch
 Average = Literal["ema", "swa", "lawa"]
 Source = Literal["weights", Average]
@@ -157,27 +158,30 @@ def label(name: str, varied: Mapping[str, Any], seed: int | None) -> str:
 
 
 def differences(one: NewRun | Run, other: NewRun | Run) -> list[tuple[str, str, str]]:
-    """Tell in what the data of two runs differ.
+    """Tell in what the data of two runs differ: in content, schema or split.
 
     Returns:
-        (what, of the one, of the other) for the content, every column of the schema, and the split.
+        (what, of the one, of the other), and after the schema the first columns that differ.
     """
-    told = [
-        (
-            "data",
-            f"{one.data_ref} ({one.data_fingerprint})",
-            f"{other.data_ref} ({other.data_fingerprint})",
+    told: list[tuple[str, str, str]] = []
+    if one.data_fingerprint != other.data_fingerprint:  # the same content may lie at two places
+        mine, theirs = (f"{run.data_ref} ({run.data_fingerprint})" for run in (one, other))
+        told.append(("data", mine, theirs))
+    schemas = [run.preprocessing.get("schema", {}) for run in (one, other)]
+    columns = [schema.get("columns", {}) for schema in schemas]
+    if columns[0] != columns[1]:
+        mine, theirs = (
+            f"{schema.get('hash')} of {len(names)} columns"
+            for schema, names in zip(schemas, columns, strict=True)
         )
-    ]
-    schemas = [run.preprocessing.get("schema", {}).get("columns", {}) for run in (one, other)]
-    told += [
-        (f"column {name!r}", *(str(schema.get(name, "absent")) for schema in schemas))
-        for name in {**schemas[0], **schemas[1]}
-    ]
-    told.append(("split", one.common_split, other.common_split))
-    # The same content may lie at two places.
-    same = one.data_fingerprint == other.data_fingerprint
-    return [row for row in (told[1:] if same else told) if row[1] != row[2]]
+        told.append(("schema", mine, theirs))
+        for name in {**columns[0], **columns[1]}:
+            mine, theirs = (str(names.get(name, "absent")) for names in columns)
+            if mine != theirs and len(told) < COLUMNS_NAMED + 2:
+                told.append((f"column {name!r}", mine, theirs))
+    if one.common_split != other.common_split:
+        told.append(("split", one.common_split, other.common_split))
+    return told
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -1,0 +1,98 @@
+"""What members predict for rows that they did not train on.
+
+With folds or bootstrap draws every member has validation rows of its own.  Together they hold a
+prediction for every row that some member was validated on, and so there is something to choose and
+to weigh by that no member has seen: D. H. Wolpert, Stacked Generalization, Neural Networks 5, 1992;
+L. Breiman, Out-of-bag Estimation, 1996.
+
+Shapes: K member, N sample, C class.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ensemble.predictions import mean
+
+Pool = Callable[[Tensor, Sequence[int]], Tensor]
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Predictions for the rows beside the test part, each by members that did not train on it.
+
+    Attributes:
+        rows_N: int64, the places of the rows in the data, ascending.
+        targets_N: int64 classes, or float64 values in the target's unit.
+        outputs_K: logits (K, N, C), or values (K, N) in the target's unit; NaN where the member
+            trained on the row.
+        unseen_KN: bool, whether the member did not.
+
+    >>> nan = torch.nan
+    >>> told = OutOfFold(
+    ...     rows_N=torch.tensor([0, 1, 2]),
+    ...     targets_N=torch.tensor([1.0, 2.0, 3.0]),
+    ...     outputs_K=torch.tensor([[1.0, nan, 4.0], [nan, nan, 2.0]]),
+    ...     unseen_KN=torch.tensor([[True, False, True], [False, False, True]]),
+    ... )
+    >>> told.pooled(), told.counts_N
+    (tensor([1., nan, 3.]), tensor([1, 0, 2]))
+    """
+
+    rows_N: Tensor
+    targets_N: Tensor
+    outputs_K: Tensor
+    unseen_KN: Tensor
+
+    @property
+    def counts_N(self) -> Tensor:
+        """Count the members that did not train on each row: int64 (N,)."""
+        return self.unseen_KN.sum(dim=0)
+
+    def pooled(self, pool: Pool = lambda outputs_K, members: mean(outputs_K)) -> Tensor:
+        """Pool for each row the members that did not train on it.
+
+        Args:
+            pool: takes the outputs of some members for some rows, and which members they are.
+
+        Returns:
+            log-probabilities (N, C) or values (N,); NaN in rows that every member trained on.
+        """
+        told = self.outputs_K.new_full(self.outputs_K.shape[1:], torch.nan)
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for row, unseen_K in enumerate(self.unseen_KN.T.tolist()):
+            members = tuple(k for k, unseen in enumerate(unseen_K) if unseen)
+            alike.setdefault(members, []).append(row)
+        for members, rows in alike.items():
+            if not members:
+                continue
+            here = torch.tensor(members)[:, None], torch.tensor(rows)
+            part = pool(self.outputs_K[here], members)
+            told = told.to(torch.promote_types(told.dtype, part.dtype))
+            told[rows] = part.to(told.dtype)
+        return told
+
+
+def pooling(function: Callable[..., Tensor], arguments: Mapping[str, Any]) -> Pool:
+    """Let a method of the catalogue pool some of its members.
+
+    Where all of these have the weight 0, what they predict is NaN: nobody's prediction.
+
+    >>> from ensemble.predictions import weighted
+    >>> pool = pooling(weighted, {"weights": [1.0, 2.0, 0.0]})
+    >>> pool(torch.tensor([[1.0], [4.0]]), [0, 1]), pool(torch.tensor([[1.0]]), [2])
+    (tensor([3.]), tensor([nan]))
+    """
+
+    def pool(outputs_K: Tensor, members: Sequence[int]) -> Tensor:
+        own = dict(arguments)
+        if "weights" in own:
+            own["weights"] = [own["weights"][k] for k in members]
+            if not any(own["weights"]):
+                return torch.full_like(outputs_K[0], torch.nan)
+        return function(outputs_K, **own)
+
+    return pool
