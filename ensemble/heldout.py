@@ -76,6 +76,36 @@ class OutOfFold:
         return told
 
 
+def assemble(rows_N: Tensor, targets_N: Tensor, told: Sequence[tuple[Tensor, Tensor]]) -> OutOfFold:
+    """Put the members' predictions for validation rows of their own side by side.
+
+    Args:
+        rows_N: int64, the places of all rows beside the test part; any may come several times.
+        targets_N: their targets.
+        told: of every member, the places of its rows (n,), and its outputs (n, C) or (n,) there.
+
+    >>> told = assemble(
+    ...     torch.tensor([4, 2, 2]),
+    ...     torch.tensor([1, 0, 0]),
+    ...     [(torch.tensor([2]), torch.tensor([0.5])), (torch.tensor([4]), torch.tensor([0.25]))],
+    ... )
+    >>> told.rows_N, told.targets_N, told.outputs_K
+    (tensor([2, 4]), tensor([0, 1]), tensor([[0.5000,    nan],
+            [   nan, 0.2500]]))
+    """
+    places_N = torch.tensor(sorted(set(rows_N.tolist())))
+    targets = targets_N.new_empty(len(places_N))
+    targets[torch.searchsorted(places_N, rows_N)] = targets_N
+    first = told[0][1]
+    outputs_K = first.new_full((len(told), len(places_N), *first.shape[1:]), torch.nan)
+    unseen_KN = torch.zeros(len(told), len(places_N), dtype=torch.bool)
+    for k, (own_N, outputs) in enumerate(told):
+        here = torch.searchsorted(places_N, own_N)
+        outputs_K[k, here] = outputs
+        unseen_KN[k, here] = True
+    return OutOfFold(places_N, targets, outputs_K, unseen_KN)
+
+
 def pooling(function: Callable[..., Tensor], arguments: Mapping[str, Any]) -> Pool:
     """Let a method of the catalogue pool some of its members.
 

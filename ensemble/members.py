@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.errors import EmptyError, EnsembleError, listing
-from ensemble.heldout import OutOfFold, Pool
+from ensemble.heldout import OutOfFold, Pool, assemble
 from ensemble.scores import METRICS, Metric
 from ensemble.state import State
 from zoo.checks import build
@@ -102,19 +102,14 @@ class Bench:
         """Return what runs predict for the validation rows of each; see :func:`out_of_fold`."""
         self.predict(runs, "val")
         train, val, _ = self.data.rows
-        place_N = torch.cat([torch.from_numpy(train), torch.from_numpy(val)])
-        target_N = torch.cat([self.targets("train"), self.targets("val")])
-        rows_N = torch.from_numpy(np.unique(place_N))
-        targets_N = target_N.new_empty(len(rows_N))
-        targets_N[torch.searchsorted(rows_N, place_N)] = target_N
-        first = self._outputs[runs[0].id, "val"]
-        outputs_K = first.new_full((len(runs), len(rows_N), *first.shape[1:]), torch.nan)
-        unseen_KN = torch.zeros(len(runs), len(rows_N), dtype=torch.bool)
-        for k, run in enumerate(runs):
-            here = torch.searchsorted(rows_N, torch.from_numpy(self.own(run).rows[1]))
-            outputs_K[k, here] = self._outputs[run.id, "val"]
-            unseen_KN[k, here] = True
-        return OutOfFold(rows_N, targets_N, outputs_K, unseen_KN)
+        return assemble(
+            torch.from_numpy(np.concatenate([train, val])),
+            torch.cat([self.targets("train"), self.targets("val")]),
+            [
+                (torch.from_numpy(self.own(run).rows[1]), self._outputs[run.id, "val"])
+                for run in runs
+            ],
+        )
 
     def validation(self, runs: Sequence[Run], pool: Pool) -> tuple[Tensor, Tensor]:
         """Pool what runs predict for the rows that validate them.

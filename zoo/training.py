@@ -227,7 +227,7 @@ def _refuse_other_settings(plan: Plan, known: Sequence[Run]) -> None:
         changes = [
             f"{key} was {theirs.get(key)!r} and is now {ours.get(key)!r}"
             for key in {**theirs, **ours}
-            if theirs.get(key) != ours.get(key)
+            if theirs.get(key) != ours.get(key) and key != "data.fold"
         ]
         raise MismatchError(
             f"{len(left)} runs of {plan.title!r} were interrupted and would go on only with the "

@@ -92,7 +92,7 @@ class Source:
         """Return what a member learns from.
 
         Args:
-            fold: the member's own, see :meth:`zoo.sections.DataConfig.of_seed`.
+            fold: the member's own, see :meth:`zoo.splitting.SplitConfig.of_seed`.
 
         Raises:
             DataError: where its rows cannot be learnt from.
