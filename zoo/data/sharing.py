@@ -182,7 +182,7 @@ def _by_time(config: DataConfig, frame: pd.DataFrame) -> Shared:
         f"{written[rows[moments[rows].argmax()]]}"
         for told, rows in zip(NAMES, (train, val, test), strict=True)
     ]
-    units = grouped(frame)
+    units = grouped(frame.drop(columns=name))
     notes = [f"split in the order of {name!r}: {', '.join(spans)}"]
     return units, (train, val, test), [*notes, *_about_straddling(units, part, name)]
 
@@ -293,8 +293,8 @@ def _about_straddling(units: IntArray, part: IntArray, name: str) -> list[str]:
     np.minimum.at(earliest, units, part)
     copies = int((earliest[units] < part).sum())
     note = (
-        f"{copies} rows repeat a row of an earlier part exactly; they stay where {name!r} puts "
-        "them, so their figures flatter"
+        f"{copies} rows repeat a row of an earlier part in all but {name!r}; they stay where that "
+        "puts them, and their figures flatter"
     )
     return [note] if copies else []
 
