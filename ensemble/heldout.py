@@ -25,7 +25,7 @@ class OutOfFold:
     """Predictions for the rows beside the test part, each by members that did not train on it.
 
     Attributes:
-        rows_N: int64, the places of the rows in the data, ascending.
+        rows_N: int64, the numbers of the rows in the data, from 0, ascending.
         targets_N: int64 classes, or float64 values in the target's unit.
         outputs_K: logits (K, N, C), or values (K, N) in the target's unit; NaN where the member
             trained on the row.
@@ -80,9 +80,9 @@ def assemble(rows_N: Tensor, targets_N: Tensor, told: Sequence[tuple[Tensor, Ten
     """Put the members' predictions for validation rows of their own side by side.
 
     Args:
-        rows_N: int64, the places of all rows beside the test part; any may come several times.
+        rows_N: int64, the numbers of all rows beside the test part; any may come several times.
         targets_N: their targets.
-        told: of every member, the places of its rows (n,), and its outputs (n, C) or (n,) there.
+        told: of every member, the numbers of its rows (n,), and its outputs (n, C) or (n,).
 
     >>> told = assemble(
     ...     torch.tensor([4, 2, 2]),
@@ -94,7 +94,7 @@ def assemble(rows_N: Tensor, targets_N: Tensor, told: Sequence[tuple[Tensor, Ten
             [   nan, 0.2500]]))
     """
     places_N = torch.tensor(sorted(set(rows_N.tolist())))
-    targets = targets_N.new_empty(len(places_N))
+    targets = targets_N.new_empty(len(places_N), *targets_N.shape[1:])
     targets[torch.searchsorted(places_N, rows_N)] = targets_N
     first = told[0][1]
     outputs_K = first.new_full((len(told), len(places_N), *first.shape[1:]), torch.nan)

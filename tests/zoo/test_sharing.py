@@ -204,6 +204,9 @@ def test_folds_of_a_column_share_train_and_val_and_leave_the_test_alone():
     sides = [sharing.of(fold) for fold in range(4)]
     assert all(test.tolist() == list(range(80, 100)) for _, _, test in sides)
     assert sorted(np.concatenate([val for _, val, _ in sides]).tolist()) == list(range(80))
+    assert sharing.notes[0] == (
+        "the 30 rows that 'part' gives to val are shared out together with those of train"
+    )
 
 
 def test_copies_across_a_given_split_stay_and_are_counted():

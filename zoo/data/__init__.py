@@ -252,7 +252,7 @@ def _data(
         fingerprint=fingerprint,
         split_hash=_digest(fingerprint, *places),
         notes=tuple(notes),
-        rows=parts,
+        rows=(row_numbers[parts[0]], row_numbers[parts[1]], row_numbers[parts[2]]),
     )
 
 

@@ -33,8 +33,8 @@ class Data:
 
     Attributes:
         split_hash: of which rows are in which part.
-        rows: int64 (N,) for each part, the places of its rows in the data; a row that was drawn
-            twice is there twice.
+        rows: int64 (N,) for each part, the numbers of its rows in the data, from 0; a row that was
+            drawn twice is there twice.
     """
 
     ref: str

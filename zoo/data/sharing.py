@@ -219,6 +219,11 @@ def _by_column(config: DataConfig, frame: pd.DataFrame, labels: IntArray) -> Sha
             f"column {name!r} gives no rows to val, so {chosen.sum()} of the {len(train)} training "
             "rows were taken at random"
         )
+    if (part == 1).any() and config.own:
+        notes.append(
+            f"the {(part == 1).sum()} rows that {name!r} gives to val are shared out together with "
+            "those of train"
+        )
     train, val, test = (np.flatnonzero(part == place) for place in range(3))
     seen = np.where(part == 2, 1, 0) if config.own else part
     return units, (train, val, test), [*notes, *_about_straddling(units, seen, name)]
