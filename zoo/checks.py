@@ -14,11 +14,16 @@ from zoo.objective import objective
 from zoo.sections import ModelConfig
 
 
-def shape_key(config: RunConfig) -> tuple[object, ...]:
-    """Return what members must have in common to train in one stack."""
+def shape_key(config: RunConfig, *, of_fold: bool = True) -> tuple[object, ...]:
+    """Return what members must have in common to train in one stack.
+
+    Args:
+        config: the settings of one of them.
+        of_fold: without it, what stacks of different folds have in common too.
+    """
     train, keep = config.train, config.keep
     return (
-        config.data,
+        config.data if of_fold else config.data.model_copy(update={"fold": None}),
         config.model.model_dump_json(),
         config.optim.name,
         train.batch_size,

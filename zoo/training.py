@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Literal
 
 from zoo.checks import shape_key
-from zoo.choice import described
+from zoo.choice import Choice, described
 from zoo.engines import EngineName
 from zoo.errors import IntegrityError, InterruptedRunsError, MismatchError
 from zoo.fit import WIDTH, Fit
@@ -125,6 +125,7 @@ class _Trainer:
 
     def __post_init__(self) -> None:
         self.ended: set[str] = set()
+        self.choices: dict[tuple[str, int, int | None], Choice] = {}
         self.stop = Stop(lambda: None)
 
     def resume(self, saved: SavedState, members: Mapping[str, Member]) -> None:
@@ -167,9 +168,14 @@ class _Trainer:
             journal = Journal(self.registry, data)
             fault: BaseException
             try:
-                fit = Fit(left, data, engine=self.engine, width=width)
+                # Folds differ in their rows alone: what was fastest for one is for all.
+                size = (str(shape_key(left[0].config, of_fold=False)), len(left), width)
+                known = self.choices.get(size)
+                fit = Fit(left, data, engine=self.engine, width=width, choice=known)
                 count = len(fit.slots)
-                self.watch(Noted(fit.choice.reason))
+                if known is None:
+                    self.choices[size] = fit.choice
+                    self.watch(Noted(fit.choice.reason))
                 journal.save(fit, now=True)
                 self._follow(fit, journal)
                 return

@@ -111,6 +111,12 @@ def test_the_default_batch_is_the_same_in_every_fold():
     assert len({run.config_hash for run in asked.requests}) == 1
 
 
+def test_stacks_of_one_size_are_computed_in_one_way(tmp_path):
+    watch = Interrupting(0)
+    train(tmp_path, FOLDS, watch)
+    assert len(watch.notes) == 2  # of two members, and of the one that has its fold to itself
+
+
 def test_children_learn_from_their_parents_own_rows(tmp_path):
     train(tmp_path, FOLDS)
     with opened(tmp_path) as registry:

@@ -53,7 +53,7 @@ def open_source(config: DataConfig) -> Source:
 
     >>> source = open_source(DataConfig(ref="iris", folds=4))
     >>> [len(source.data(fold).val) for fold in range(4)]
-    [30, 30, 30, 30]
+    [30, 31, 30, 29]
     """
     if config.ref in builtin.IMAGES:
         return _images(config)
