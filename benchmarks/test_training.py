@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Report
@@ -85,6 +86,7 @@ def data_of(name: str) -> Data:
         fingerprint="",
         split_hash="",
         notes=(),
+        rows=(np.arange(rows), np.arange(rows, len(y)), np.arange(rows, len(y))),
     )
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ensemble.comparison import compare
     from ensemble.connectivity import Preflight, preflight
     from ensemble.errors import EnsembleError
+    from ensemble.heldout import OutOfFold
+    from ensemble.members import out_of_fold
     from ensemble.products import combine
     from ensemble.recalibration import recalibrate
     from ensemble.soup import Soup, greedy_soup
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EnsembleError",
+    "OutOfFold",
     "Preflight",
     "Soup",
     "combine",
@@ -33,6 +36,7 @@ __all__ = [
     "find",
     "greedy_soup",
     "methods",
+    "out_of_fold",
     "paired_bootstrap",
     "preflight",
     "recalibrate",
@@ -42,6 +46,7 @@ __all__ = [
 
 _HOMES = {
     "EnsembleError": "errors",
+    "OutOfFold": "heldout",
     "Preflight": "connectivity",
     "Soup": "soup",
     "combine": "products",
@@ -49,6 +54,7 @@ _HOMES = {
     "find": "catalogue",
     "greedy_soup": "soup",
     "methods": "catalogue",
+    "out_of_fold": "members",
     "paired_bootstrap": "statistics",
     "preflight": "connectivity",
     "recalibrate": "recalibration",

@@ -7,7 +7,7 @@ chosen on the validation rows; the test rows serve to report, once, and select n
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ensemble import catalogue
 from ensemble.errors import EmptyError
+from ensemble.heldout import Pool, pooling
 from ensemble.members import Bench, alike, bench
 from ensemble.metrics import METRICS, AnyMetric, Metric, find
 from ensemble.predictions import mean
@@ -57,7 +58,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All candidates, the baseline first."""
+    """All candidates, the baseline first.
+
+    ``validated_on`` counts the different sets of validation rows that the singles have: 1, or more
+    with folds or draws of their own.
+    """
 
     task: str
     data: str
@@ -65,6 +70,7 @@ class Comparison:
     direction: str
     baseline: str
     n_test: int
+    validated_on: int
     rows: list[Row]
 
     def to_json(self) -> dict[str, Any]:
@@ -87,11 +93,15 @@ class _Candidate:
     kind: Kind
     method: str | None
     runs: list[Run]
-    pool: Callable[[Tensor], Tensor]
+    pool: Pool
 
-    def predictions(self, table: Bench, part: Literal["val", "test"]) -> Tensor:
-        """Log-probabilities (N, C) or values (N,)."""
-        return self.pool(table.outputs(self.runs, part))
+    def validation(self, table: Bench) -> tuple[Tensor, Tensor]:
+        """What it predicts for rows that validate it (:meth:`Bench.loss`), and their targets."""
+        return table.validation(self.runs, self.pool)
+
+    def predictions(self, table: Bench) -> Tensor:
+        """What it predicts for the test rows (see :meth:`Bench.loss`)."""
+        return self.pool(table.outputs(self.runs, "test"), range(len(self.runs)))
 
 
 def compare(
@@ -114,15 +124,12 @@ def compare(
     chosen = find(table.data.task, metric or table.metric.name)
     known = {run.id: run for run in registry.runs()}
     candidates = [_candidate(table, run, known) for run in [*singles, *products]]
-    val_targets, test_targets = table.targets("val"), table.targets("test")
-    val = [chosen(c.predictions(table, "val"), val_targets) for c in candidates]
-    test = [c.predictions(table, "test") for c in candidates]
+    test_targets = table.targets("test")
+    val = [chosen(*candidate.validation(table)) for candidate in candidates]
+    test = [candidate.predictions(table) for candidate in candidates]
     best = min(
         range(len(singles)),
-        key=lambda k: (
-            _worth(val[k], chosen),
-            table.loss(candidates[k].predictions(table, "val"), "val"),
-        ),
+        key=lambda k: (_worth(val[k], chosen), table.loss(*candidates[k].validation(table))),
     )
     rows = [_row(table, candidates[best], val[best], Interval(0.0, 0.0, 0.0, 1.0), chosen)]
     if len(singles) > 1:
@@ -140,6 +147,7 @@ def compare(
         direction=chosen.direction,
         baseline=candidates[best].name,
         n_test=len(test_targets),
+        validated_on=len({run.split_hash for run in singles}),
         rows=rows,
     )
 
@@ -167,7 +175,7 @@ def _worth(value: float, metric: AnyMetric) -> float:
 def _candidate(table: Bench, run: Run, known: Mapping[str, Run]) -> _Candidate:
     if run.kind != "predictions":
         method = run.config.get("method") if run.kind == "weights" else None
-        pool = partial(table.pool, mean)
+        pool = pooling(partial(table.pool, mean), {})
         return _Candidate(run.label, run.kind, method, [run], pool)
     function = catalogue.find("predictions", run.config["method"]).function
     arguments = run.config["arguments"]
@@ -176,14 +184,14 @@ def _candidate(table: Bench, run: Run, known: Mapping[str, Run]) -> _Candidate:
         run.kind,
         run.config["method"],
         [known[parent] for parent in run.parents],
-        partial(table.pool, function, **arguments),
+        pooling(partial(table.pool, function), arguments),
     )
 
 
 def _row(
     table: Bench, candidate: _Candidate, val: float, interval: Interval, metric: AnyMetric
 ) -> Row:
-    predictions, targets = candidate.predictions(table, "test"), table.targets("test")
+    predictions, targets = candidate.predictions(table), table.targets("test")
     return Row(
         name=candidate.name,
         kind=candidate.kind,
@@ -256,12 +264,15 @@ def _parameters(table: Bench, run: Run) -> int:
 
 def _milliseconds(table: Bench, candidate: _Candidate) -> float:
     """Return the shortest time to predict 64 rows on one thread, members run together, pooled."""
-    x_N = table.part("test").x[:ROWS_TIMED]
-    forwards = [table.predictor(group) for group in alike(candidate.runs)]
+    forwards = [
+        (table.predictor(group), table.own(group[0]).test.x[:ROWS_TIMED])
+        for group in alike(candidate.runs)
+    ]
+    everyone = range(len(candidate.runs))
     times = []
     with threads(1):  # several would measure what else the machine is doing
         for _ in range(30):
             start = time.perf_counter()
-            candidate.pool(torch.cat([forward(x_N) for forward in forwards]))
+            candidate.pool(torch.cat([forward(x_N) for forward, x_N in forwards]), everyone)
             times.append(time.perf_counter() - start)
     return 1e3 * min(times)

@@ -4,23 +4,26 @@ This is where the arithmetic of :mod:`ensemble` meets the runs of :mod:`zoo`.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ensemble.errors import EmptyError, EnsembleError, listing
+from ensemble.heldout import OutOfFold, Pool, assemble
 from ensemble.metrics import METRICS, AnyMetric, ranking
 from ensemble.predictions import pooled
 from ensemble.state import State
 from zoo import terms
 from zoo.checks import build
-from zoo.data import Data, Part, load
+from zoo.data import Data, Loader, Part
 from zoo.models import restore
 from zoo.objective import objective
 from zoo.registry import Registry, Run
+from zoo.registry.records import differences
 from zoo.sections import DataConfig, ModelConfig
 from zoo.stack import stack
 from zoo.stacked import Stacked
@@ -37,10 +40,18 @@ class Bench:
     """One data set and the runs that learnt from it: what they weigh and what they predict.
 
     Weights and outputs are loaded and computed once.
+
+    Attributes:
+        config: what the first run learnt from.
+        data: the same, loaded.  The others have the same test rows, with folds or draws training
+            and validation rows of their own, and whatever preprocessing they ask for
+            (:meth:`own`).
     """
 
     registry: Registry
+    config: DataConfig
     data: Data
+    loader: Loader
     _states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     _outputs: dict[tuple[str, PartName], Tensor] = field(default_factory=dict)
 
@@ -49,14 +60,32 @@ class Bench:
         """The metric of the task by which members are ranked."""
         return ranking(self.data.task)
 
-    def part(self, name: PartName) -> Part:
-        """Return a part of the data."""
-        part: Part = getattr(self.data, name)
-        return part
+    def own(self, run: Run) -> Data:
+        """Return what a run learnt from.
 
-    def targets(self, name: PartName) -> Tensor:
-        """Return a part's classes (N,), labels (N, L), or values (N,) or (N, T) in their unit."""
-        y_N, units = self.part(name).y, self.data.units()
+        Raises:
+            MembersError: where it has changed.
+        """
+        config = DataConfig.model_validate({**run.config["data"], "ref": self.config.ref})
+        if config == self.config:
+            return self.data
+        data = self.loader.data(config)
+        _refuse_change(data, run)
+        return data
+
+    def part(self, name: PartName) -> Part:
+        """Return a part of the first run's data."""
+        return _part(self.data, name)
+
+    def targets(self, name: PartName, data: Data | None = None) -> Tensor:
+        """Return a part's classes (N,), labels (N, L), or values (N,) or (N, T) in their unit.
+
+        Args:
+            name: of the part.
+            data: by default of the first run's data.
+        """
+        data = data or self.data
+        y_N, units = _part(data, name).y, data.units()
         return units.restore(y_N, predicted=False) if units else y_N
 
     def state(self, run: Run) -> dict[str, Tensor]:
@@ -68,28 +97,66 @@ class Bench:
 
     def module(self, run: Run) -> nn.Module:
         """Build the model of a run, with initial weights."""
-        return build(model_of(run), self.data, seed=run.seed or 0)
+        return build(model_of(run), self.own(run), seed=run.seed or 0)
 
     def outputs(self, runs: Sequence[Run], name: PartName) -> Tensor:
-        """Return what runs predict for a part (see :meth:`forward`)."""
-        missing = [run for run in runs if (run.id, name) not in self._outputs]
-        for group in alike(missing):
-            outputs_K = self.predictor(group)(self.part(name).x)
-            for run, outputs in zip(group, outputs_K, strict=True):
-                self._outputs[run.id, name] = outputs
+        """Return what runs predict for a part (see :meth:`forward`).
+
+        For ``val`` the runs must have the same validation rows; see :meth:`validation`.
+        """
+        self.predict(runs, name)
         return torch.stack([self._outputs[run.id, name] for run in runs])
 
-    def predictor(self, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:
-        """Return the function from rows (N, *shape) to what runs that are alike predict.
+    def out_of_fold(self, runs: Sequence[Run]) -> OutOfFold:
+        """Return what runs predict for the validation rows of each; see :func:`out_of_fold`."""
+        self.predict(runs, "val")
+        train, val, _ = self.data.rows
+        return assemble(
+            torch.from_numpy(np.concatenate([train, val])),
+            torch.cat([self.targets("train"), self.targets("val")]),
+            [
+                (torch.from_numpy(self.own(run).rows[1]), self._outputs[run.id, "val"])
+                for run in runs
+            ],
+            self.data.task,
+        )
 
-        Rows may be as a part holds them, or prepared.
+    def validation(self, runs: Sequence[Run], pool: Pool) -> tuple[Tensor, Tensor]:
+        """Pool what runs predict for the rows that validate them.
+
+        These are their common validation rows.  Where each has its own, they are all of them, and
+        each is predicted by those of the runs that did not train on it.
+
+        Returns:
+            log-probabilities (N, C), log-odds (N, L), or values (N,) or (N, T); and their targets.
+        """
+        if len({run.split_hash for run in runs}) == 1:
+            outputs_K = self.outputs(runs, "val")
+            return pool(outputs_K, range(len(runs))), self.targets("val", self.own(runs[0]))
+        told = self.out_of_fold(runs)
+        predictions = told.pooled(pool)
+        known_N = ~predictions.view(len(predictions), -1).isnan().any(dim=1)
+        return predictions[known_N], told.targets_N[known_N]
+
+    def predict(self, runs: Sequence[Run], name: PartName) -> None:
+        """Compute what runs predict for a part of their own data, those together that can be."""
+        missing = [run for run in runs if (run.id, name) not in self._outputs]
+        for group in alike(missing):
+            x_N = _part(self.own(group[0]), name).x
+            outputs_K = self.predictor(group)(x_N)
+            for run, outputs in zip(group, outputs_K, strict=True):
+                self._outputs[run.id, name] = outputs
+
+    def predictor(self, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:
+        """Return the function from rows (N, *shape) to what runs that are :func:`alike` predict.
+
+        Rows may be as a part of the runs' own data holds them, or prepared by it.
         """
         modules = [self.module(run) for run in runs]
-        target = runs[0].preprocessing["target"]
-        return self.forward(modules, [self.state(run) for run in runs], target)
+        return self.forward(modules, [self.state(run) for run in runs], self.own(runs[0]))
 
     def forward(
-        self, modules: Sequence[nn.Module], states: Sequence[State], target: Mapping[str, Any]
+        self, modules: Sequence[nn.Module], states: Sequence[State], data: Data
     ) -> Callable[[Tensor], Tensor]:
         """Return the function from rows (N, *shape) to predictions.
 
@@ -99,12 +166,13 @@ class Bench:
         Args:
             modules: of one model.
             states: the weights of each.
-            target: ``preprocessing["target"]`` of the runs.
+            data: what the runs learnt from.
         """
         for module, state in zip(modules, states, strict=True):
             restore(module, state)
         members = stack(modules)
-        engine = Stacked(modules[0], objective(self.data.task), prepare=self.data.prepare)
+        engine = Stacked(modules[0], objective(data.task), prepare=data.prepare)
+        target = data.preprocessing["target"]
 
         @torch.no_grad()
         def predict(x_N: Tensor) -> Tensor:
@@ -116,24 +184,23 @@ class Bench:
         """Pool what members predict by a method for predictions (see :func:`pooled`)."""
         return pooled(function, outputs_K, self.data.task, **arguments)
 
-    def loss(self, predictions: Tensor, name: PartName) -> float:
-        """Return the loss of training, without weights of classes, of predictions for a part.
+    def loss(self, predictions: Tensor, targets: Tensor) -> float:
+        """Return the loss of training, without weights of classes, in the first run's units.
 
         Args:
             predictions: log-probabilities (N, C), log-odds (N, L), or values (N,) or (N, T).
-            name: of the part.
+            targets: see :meth:`targets`.
         """
-        units, targets = self.data.units(), self.targets(name)
+        units = self.data.units()
         if units is None:
             return METRICS[self.data.task]["nll"](predictions, targets)
         error = units.standardise(predictions) - units.standardise(targets)
         return float(error.square().mean())
 
-    def figures(self, predictions: Tensor, name: PartName) -> dict[str, float]:
-        """Measure predictions (see :meth:`loss`): the metric, and the loss of training."""
-        targets, loss = self.targets(name), self.loss(predictions, name)
-        value = self.metric(predictions, targets)
-        return {f"{name}_{self.metric.name}": value, f"{name}_loss": loss}
+    def figures(self, predictions: Tensor, targets: Tensor) -> dict[str, float]:
+        """Measure predictions for validation rows (see :meth:`loss`): the metric, and the loss."""
+        value, loss = self.metric(predictions, targets), self.loss(predictions, targets)
+        return {f"val_{self.metric.name}": value, "val_loss": loss}
 
 
 def members(registry: Registry, refs: Sequence[str]) -> list[Run]:
@@ -192,8 +259,7 @@ def bench(registry: Registry, runs: Sequence[Run], frame: Any = None) -> Bench:
         f"{run.label} has {what} {theirs} and {first.label} has {ours}"
         for run in runs
         for what, theirs, ours in (
-            ("data", _content(run), _content(first)),
-            ("split", run.split_hash, first.split_hash),
+            *differences(run, first),
             ("task", run.task, first.task),
             ("classes", run.classes, first.classes),
             ("targets", _targets(run), _targets(first)),
@@ -202,17 +268,46 @@ def bench(registry: Registry, runs: Sequence[Run], frame: Any = None) -> Bench:
     ]
     if facts:
         raise MembersError(f"members must share their data, however {listing(facts)}")
-    data = load(DataConfig.model_validate(first.config["data"]), frame)
+    config, loader = DataConfig.model_validate(first.config["data"]), Loader(frame)
+    data = loader.data(config)
+    _refuse_change(data, first)
+    return Bench(registry, config, data, loader)
+
+
+def out_of_fold(registry: Registry, runs: Sequence[Run], frame: Any = None) -> OutOfFold:
+    """Return what members predict for the rows that they did not train on.
+
+    With ``data.folds`` every row beside the test part has a prediction of one member per repeat,
+    once every fold has a member; with ``data.bootstrap`` of about a third of the members.  Without
+    either, only the validation rows have any.
+
+    Args:
+        registry: where the runs are.
+        runs: finished models on the same data and test rows.
+        frame: the table that the members learnt from, where it was not a file.
+
+    Raises:
+        EmptyError, MembersError, DataError: as for an ensemble.
+    """
+    return bench(registry, runs, frame).out_of_fold(runs)
+
+
+def _part(data: Data, name: PartName) -> Part:
+    part: Part = getattr(data, name)
+    return part
+
+
+def _refuse_change(data: Data, run: Run) -> None:
+    """Refuse data that is not what a run learnt from."""
     for what, now, then in (
-        ("content", data.fingerprint, first.data_fingerprint),
-        ("split", data.split_hash, first.split_hash),
+        ("content", data.fingerprint, run.data_fingerprint),
+        ("split", data.split_hash, run.split_hash),
     ):
         if now != then:
             raise MembersError(
                 f"the data must be what the members learnt from, however the {what} of {data.ref} "
                 f"was {then} and is now {now}"
             )
-    return Bench(registry, data)
 
 
 def model_of(run: Run) -> ModelConfig:
@@ -220,45 +315,16 @@ def model_of(run: Run) -> ModelConfig:
     return ModelConfig.model_validate(run.config["model"])
 
 
-def same_model(runs: Sequence[Run]) -> None:
-    """Refuse to average weights of different models.
-
-    Raises:
-        MembersError: naming every setting that differs.
-    """
-    first = _settings(runs[0])
-    facts = [
-        f"{key} is {settings.get(key)} in {run.label} and {first.get(key)} in {runs[0].label}"
-        for run, settings in ((run, _settings(run)) for run in runs)
-        for key in {**first, **settings}
-        if settings.get(key) != first.get(key)
-    ]
-    if facts:
-        raise MembersError(
-            f"only weights of one model can be averaged, however {listing(facts)}; "
-            "--mode predictions combines any models"
-        )
-
-
-def _content(run: Run) -> str:
-    return f"{run.data_ref} ({run.data_fingerprint})"
-
-
 def _targets(run: Run) -> list[str]:
     names: list[str] = run.preprocessing["target"]["names"]
     return names
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    settings = {f"model.{key}": value for key, value in model_of(run).model_dump().items()}
-    units = run.preprocessing["target"]["units"]
-    return settings | ({"data.target_transform": units["transform"]} if units else {})
-
-
 def alike(runs: Sequence[Run]) -> list[list[Run]]:
-    """Group runs by their model and by the unit of their outputs."""
-    groups: dict[str, list[Run]] = {}
+    """Group runs by their model, the rows they learnt from and how these were prepared."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        key = model_of(run).model_dump_json() + json.dumps(run.preprocessing["target"])
+        prepared = json.dumps(run.preprocessing)
+        key = (run.split_hash, prepared, model_of(run).model_dump_json())
         groups.setdefault(key, []).append(run)
     return list(groups.values())

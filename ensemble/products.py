@@ -4,12 +4,15 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ensemble.catalogue import Method, Mode, find
 from ensemble.connectivity import Preflight, preflight
 from ensemble.errors import OptionError
-from ensemble.members import Bench, bench, same_model
+from ensemble.heldout import pooling
+from ensemble.likeness import same_model, same_rows
+from ensemble.members import Bench, bench
 from ensemble.predictions import mean, tasks
 from ensemble.recalibration import recalibrate
 from ensemble.soup import Soup
@@ -60,6 +63,9 @@ def combine(
 ) -> Product:
     """Combine runs into one predictor and save it.  Everything is chosen on validation rows.
 
+    Where members have folds or draws of their own, each counts by its own validation rows, and the
+    product by what those members predict for a row that did not train on it.
+
     Args:
         registry: where the runs are and the product goes.
         runs: the members: finished, of one data set.
@@ -78,10 +84,10 @@ def combine(
     chosen = find(mode, method or DEFAULTS[mode])
     if mode == "weights":
         same_model(runs)
-    figures = [
-        table.figures(table.pool(mean, outputs[None]), "val")
-        for outputs in table.outputs(runs, "val")
-    ]
+        same_rows(runs)
+    table.predict(runs, "val")
+    alone = pooling(partial(table.pool, mean), {})
+    figures = [table.figures(*table.validation([run], alone)) for run in runs]
     # From the lowest validation loss up: the first of members that score alike is the better one.
     order = sorted(range(len(runs)), key=lambda k: figures[k]["val_loss"])
     members = [runs[k] for k in order]
@@ -114,26 +120,26 @@ def _pool(table: Bench, members: list[Run], method: Method, arguments: dict[str,
             f"{method.name} pools predictions of {' or '.join(tasks(method.function))}, however "
             f"the members' task is {task}"
         )
-    pooled = table.pool(method.function, table.outputs(members, "val"), **arguments)
-    return None, table.figures(pooled, "val"), members, None
+    pool = pooling(partial(table.pool, method.function), arguments)
+    return None, table.figures(*table.validation(members, pool)), members, None
 
 
 def _average(table: Bench, members: list[Run], method: Method, arguments: dict[str, Any]) -> Made:
     """Average the members' weights, with BatchNorm statistics re-estimated before any scoring."""
-    module, target = table.module(members[0]), members[0].preprocessing["target"]
+    module, data = table.module(members[0]), table.own(members[0])
     states = check([table.state(run) for run in members], [run.label for run in members])
-    x_N = table.part("train").x
+    x_N = data.train.x
     batches = x_N.tensor_split(max(1, len(x_N) // BATCH))
 
     def ready(state: State) -> State:
         """Give an average the statistics it needs; a member has its own."""
         if any(state is member for member in states):
             return state
-        return recalibrate(module, state, map(table.data.prepare, batches))
+        return recalibrate(module, state, map(data.prepare, batches))
 
     def figures(state: State) -> dict[str, float]:
-        outputs_K = table.forward([module], [state], target)(table.part("val").x)
-        return table.figures(table.pool(mean, outputs_K), "val")
+        outputs_K = table.forward([module], [state], data)(data.val.x)
+        return table.figures(table.pool(mean, outputs_K), table.targets("val", data))
 
     sign = 1 if table.metric.direction == "max" else -1
     key = f"val_{table.metric.name}"

@@ -13,6 +13,9 @@ LEGEND = """\
 k: models run for each prediction; ms: for 64 rows; epochs: of training
 delta: test minus that of the best single, with a paired bootstrap interval;
        an interval that holds 0 shows no difference"""
+OWN_ROWS = """\
+val: of each single on its own validation rows; of several on all of these,
+     each row predicted by those that did not train on it"""
 METHOD_COLUMNS = ("mode", "method", "summary")
 SHOWN = {  # figures that have a column in the table; the other formats have all
     "classification": ("nll", "brier", "ece"),
@@ -64,6 +67,8 @@ def product_text(product: Product, form: Format) -> str:
     if form != "table":
         return table
     legend = "best, mean: of the single models, on the validation rows"
+    if len({run.split_hash for run in product.members}) > 1:
+        legend += f"\n{OWN_ROWS}"
     return "\n\n".join([table, legend, *_advice(product)])
 
 
@@ -103,7 +108,8 @@ def comparison_text(comparison: Comparison, form: Format, width: int = 80) -> st
         f"{comparison.data}: {comparison.metric}, {better} is better; {comparison.n_test} test "
         f"rows\nbest single by validation: {comparison.baseline}"
     )
-    return "\n\n".join([head, *tables, LEGEND])
+    legend = LEGEND if comparison.validated_on == 1 else f"{LEGEND}\n{OWN_ROWS}"
+    return "\n\n".join([head, *tables, legend])
 
 
 def _line(row: Row, comparison: Comparison) -> dict[str, Any]:

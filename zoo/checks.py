@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -14,11 +15,16 @@ from zoo.sections import ModelConfig
 from zoo.weighting import class_weights
 
 
-def shape_key(config: RunConfig) -> tuple[object, ...]:
-    """Return what members must have in common to train in one stack."""
+def shape_key(config: RunConfig, *, of_fold: bool = True) -> tuple[object, ...]:
+    """Return what members must have in common to train in one stack.
+
+    Args:
+        config: the settings of one of them.
+        of_fold: without it, what stacks of different folds have in common too.
+    """
     train, keep = config.train, config.keep
     return (
-        config.data,
+        config.data if of_fold else config.data.model_copy(update={"fold": None}),
         config.model.model_dump_json(),
         config.optim.name,
         train.batch_size,
@@ -42,8 +48,15 @@ def build(model: ModelConfig, data: Data, seed: int) -> nn.Module:
 
 
 def batch_size(config: RunConfig, data: Data) -> int:
-    """Return how many rows a step takes: as set, or 128, or all rows where there are fewer."""
-    return config.train.batch_size or min(128, len(data.train))
+    """Return how many rows a step takes: as set, or 128, or all rows where there are fewer.
+
+    Where members have rows of their own, half of the rows beside the test part stand for all: the
+    folds need not be of one size, and the settings are to be the same in each.
+    """
+    rows = len(data.train)
+    if config.data.own:
+        rows = min(rows, len(np.union1d(*data.rows[:2])) // 2)
+    return config.train.batch_size or min(128, rows)
 
 
 def check(config: RunConfig, data: Data, state: Mapping[str, Tensor] | None = None) -> None:

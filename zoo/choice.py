@@ -161,7 +161,7 @@ def _trial(engine: Engine, race: Race) -> list[Tensor]:
     members = race.stack.take(range(len(race.stack)))
     seed_K = torch.arange(len(members), device=race.x_KN.device)
     loss_K, _, gradient_KP = engine.step(members, race.x_KN, race.y_KN, seed_K, race.knobs)
-    val_K, _ = engine.evaluate(members, race.x_KN[0], race.y_KN[0])
+    val_K = engine.evaluate(members, race.x_KN[0], race.y_KN[0])[0]
     return [loss_K, gradient_KP, val_K, *members.buffers.values()]
 
 

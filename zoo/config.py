@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from zoo import settings, usercode
 from zoo.errors import ConfigError, nearest
+from zoo.section import Section, Seed
 from zoo.sections import (
     SGD,
     Adam,
@@ -29,8 +30,6 @@ from zoo.sections import (
     ModelConfig,
     Monitor,
     ScheduleConfig,
-    Section,
-    Seed,
     StopConfig,
     TrainConfig,
 )
@@ -61,10 +60,11 @@ class RunConfig(Section):
         """16 hexadecimal digits of the SHA-256 of these settings in canonical JSON.
 
         Where the data or the first weights lie is left out: the same bytes may be elsewhere.  So
-        are the monitors' modes, which follow from their metrics.
+        are the member's own fold, which follows from its seed, and the monitors' modes, which
+        follow from their metrics.
         """
         left_out: dict[str, Any] = {
-            "data": {"ref"},
+            "data": {"ref", "fold"},
             "init": {"source"},
             "stop": {"mode": True, "also": {"__all__": {"mode"}}},
         }

@@ -1,7 +1,8 @@
 """What a training will do, before it does anything: data, settings and first weights, checked."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -11,13 +12,13 @@ from torch import Tensor
 
 from zoo.checks import batch_size, check
 from zoo.config import Config, RunConfig, parse
-from zoo.data import Data, load
+from zoo.data import Data, Loader
 from zoo.errors import ConfigError, MismatchError, NotFoundError
 from zoo.registry import NewRun, Registry, Run
-from zoo.registry.records import Checkpoint
+from zoo.registry.records import Checkpoint, differences
 from zoo.registry.weights import decode, header
 from zoo.reports import Member
-from zoo.sections import InitConfig
+from zoo.sections import DataConfig, InitConfig
 from zoo.settings import override
 
 NOT_CHANGED = ("init", "seeds", "name", "grid")  # where a run goes on
@@ -30,7 +31,8 @@ class Plan:
 
     Attributes:
         title: the name of the zoo.
-        data: the loaded data.
+        data: what the first run learns from; what the others do is the same, or, where members have
+            rows of their own, given by :meth:`data_of`.
         requests: every run asked for, in order.
         weights: SHA-256 -> weights that runs start from.
         optimisers: SHA-256 of such weights, and an optimiser's name -> its state that was kept
@@ -42,6 +44,11 @@ class Plan:
     requests: list[NewRun]
     weights: Mapping[str, Mapping[str, Tensor]]
     optimisers: Mapping[tuple[str, str], Mapping[str, Tensor]]
+    loader: Loader
+
+    def data_of(self, member: Member) -> Data:
+        """Return what a member learns from."""
+        return self.loader.data(member.config.data)
 
     def member(self, run: Run) -> Member:
         """Return a run of this plan as a member to train."""
@@ -76,13 +83,27 @@ def plan(config: Config, registry: Registry | None = None, *, frame: Any = None)
     for run, _ in config.cells:
         if run.init.sha256 or run.init.trained:
             raise ConfigError("init: sha256 and trained are found when planning; leave them out")
-    data = load(config.cells[0][0].data, frame)
+    data = config.cells[0][0].data
+    if data.fold is not None:
+        raise ConfigError(
+            f"data.fold: follows from the seed, however it is set to {data.fold}; leave it out, "
+            "and choose seeds"
+        )
+    loader = Loader(frame)
+    loader.data(data.of_seed(config.seeds[0]))  # before any weights are looked for
     starts = {run.init: _find(run.init, registry) for run, _ in config.cells}
     runs = [
-        (run.model_copy(update={"init": starts[run.init].init}), varied, seed, ())
+        (
+            run.model_copy(update={"init": starts[run.init].init, "data": run.data.of_seed(seed)}),
+            varied | ({"fold": seed % (data.folds * data.repeats)} if data.folds else {}),
+            seed,
+            (),
+        )
         for run, varied, seed in config.runs()
     ]
-    return _planned(config.name, data, runs, starts.values())
+    planned = _planned(config.name, loader, runs, starts.values())
+    notes = (*planned.data.notes, *_uneven(data, config.seeds))
+    return replace(planned, data=replace(planned.data, notes=notes))
 
 
 def continuation(
@@ -131,12 +152,14 @@ def continuation(
         )
     first = parents[0]
     for run in parents:
-        for what in ("data_fingerprint", "split_hash", "name"):
-            if getattr(run, what) != getattr(first, what):
-                raise MismatchError(
-                    f"runs continued together must share their name and data, however "
-                    f"{run.label} and {first.label} differ in {what.replace('_', ' ')}"
-                )
+        apart = [f"{what} {theirs} and {ours}" for what, theirs, ours in differences(run, first)]
+        if run.name != first.name:
+            apart.append(f"name {run.name} and {first.name}")
+        if apart:
+            raise MismatchError(
+                f"runs continued together must share their name and data, however "
+                f"{run.label} and {first.label} have {'; '.join(apart)}"
+            )
     runs, starts = [], []
     for source, parent in sources.items():
         settings = override(parent.config, {**changes, "train.epochs": epochs})
@@ -147,29 +170,69 @@ def continuation(
         child = config.model_copy(update={"init": start.init})
         origin = (parent.id,) if parent.id in known else ()
         runs.append((child, parent.varied, parent.seed or 0, origin))
-    data = load(runs[0][0].data, frame)
+    return _planned(name or f"{first.name}-continued", Loader(frame), runs, starts, parents)
+
+
+def _refuse_change(data: Data, parent: Run) -> None:
+    """Refuse data that is not what a run to be continued learnt from."""
     for what, theirs, ours in (
-        ("content", first.data_fingerprint, data.fingerprint),
-        ("split", first.split_hash, data.split_hash),
+        ("content", parent.data_fingerprint, data.fingerprint),
+        ("split", parent.split_hash, data.split_hash),
     ):
         if theirs != ours:
             raise MismatchError(
-                f"{first.label} can be continued on its own data only, however the {what} of "
+                f"{parent.label} can be continued on its own data only, however the {what} of "
                 f"{data.ref} has changed: it was {theirs} and is now {ours}"
             )
-    return _planned(name or f"{first.name}-continued", data, runs, starts)
 
 
-def _planned(title: str, data: Data, runs: Any, starts: Any) -> Plan:
+def _uneven(data: DataConfig, seeds: Sequence[int]) -> list[str]:
+    """Say so where the folds do not have equally many members."""
+    if not data.folds:
+        return []
+    folds = range(data.folds * data.repeats)
+    counts = Counter(data.of_seed(seed).fold for seed in seeds)
+    if len({counts[fold] for fold in folds}) == 1:
+        return []
+    told = ", ".join(f"fold {fold} has {counts[fold]}" for fold in folds[:10])
+    more = ", ..." if len(folds) > 10 else ""
+    return [
+        f"{len(seeds)} seeds do not go round {len(folds)} folds evenly: {told}{more}; rows of a "
+        "fold without a member have no out-of-fold prediction"
+    ]
+
+
+def _planned(
+    title: str, loader: Loader, runs: Any, starts: Any, parents: Sequence[Run] = ()
+) -> Plan:
+    """Ask for runs, those that are continued with their parents, in the same order."""
+    found = {start.init.sha256: start for start in starts if start.init.sha256}
+    own: dict[str, list[int]] = {}
+    for place, (asked, *_) in enumerate(runs):
+        own.setdefault(asked.data.model_dump_json(), []).append(place)
+    requests: dict[int, NewRun] = {}
+    for places in own.values():  # one after another, since not all are held at once
+        data = loader.data(runs[places[0]][0].data)
+        for place in places[: len(parents)]:
+            _refuse_change(data, parents[place])
+        some = [runs[place] for place in places]
+        requests |= dict(zip(places, _requests(title, data, some, found), strict=True))
+    weights = {key: start.state for key, start in found.items()}
+    optimisers = {(key, s.name): s.optimiser for key, s in found.items() if s.optimiser}
+    ordered = [requests[place] for place in range(len(runs))]
+    return Plan(title, loader.data(runs[0][0].data), ordered, weights, optimisers, loader)
+
+
+def _requests(title: str, data: Data, runs: Any, found: Mapping[str, _Start]) -> list[NewRun]:
+    """Check the settings of runs on the same rows, and ask for them."""
     requests = []
     checked: set[str] = set()
-    found = {start.init.sha256: start for start in starts if start.init.sha256}
     for asked, varied, seed, parents in runs:
         train = asked.train.model_copy(update={"batch_size": batch_size(asked, data)})
         run = asked.model_copy(update={"train": train})
         if run.hash not in checked:
             start = found.get(run.init.sha256)
-            check(run, data, start and start.state)
+            check(run, data, start.state if start else None)
             checked.add(run.hash)
         requests.append(
             NewRun(
@@ -188,9 +251,7 @@ def _planned(title: str, data: Data, runs: Any, starts: Any) -> Plan:
                 environment={"torch": version("torch")},
             )
         )
-    weights = {key: start.state for key, start in found.items()}
-    optimisers = {(key, s.name): s.optimiser for key, s in found.items() if s.optimiser}
-    return Plan(title, data, requests, weights, optimisers)
+    return requests
 
 
 def _find(init: InitConfig, registry: Registry | None) -> _Start:

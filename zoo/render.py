@@ -108,6 +108,7 @@ def card(
         "status": run.status + (f": {run.error}" if run.error else ""),
         "task": run.task,
         "data content": run.data_fingerprint,
+        "data schema": run.preprocessing.get("schema", {}).get("hash"),
         "data split": run.split_hash,
         "parents": ", ".join(run.parents),
         "trained": f"{run.epochs} epochs in {run.seconds:.1f} s" if run.seconds else "",

@@ -3,31 +3,29 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from zoo import settings
+from zoo.section import (
+    Count,
+    Finite,
+    Fraction,
+    NonNegative,
+    Positive,
+    Probability,
+    Section,
+    Seed,
+    Share,
+)
+from zoo.splitting import SplitConfig
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=4096)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Task = Literal["classification", "multilabel", "regression"]
 Transform = Literal["none", "log1p", "yeo-johnson"]
 
 
-class Section(BaseModel):
-    """A group of settings: immutable, with no unknown keys and no conversions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class DataConfig(Section):
-    """Which data, and how they are split.  Every member of a zoo sees the same split."""
+class DataConfig(SplitConfig):
+    """Which data, and how they are split."""
 
     ref: str = Field(
         min_length=1, description="a built-in name (digits, iris, ...) or the path of a file"
@@ -51,18 +49,6 @@ class DataConfig(Section):
     scaling: Literal["standard", "robust", "quantile"] = Field(
         default="standard", description="how the numbers of a table are scaled"
     )
-    split_seed: Seed = 0
-    val: Fraction = 0.2
-    test: Fraction = 0.2
-
-    @model_validator(mode="after")
-    def _leaves_rows(self) -> Self:
-        if self.val + self.test >= 1:
-            raise ValueError(
-                f"val and test must leave rows to train on, however {self.val:g} + {self.test:g} "
-                "is 1 or more"
-            )
-        return self
 
 
 class ModelConfig(Section):

@@ -14,7 +14,8 @@ from typing import Literal
 import torch
 
 from zoo.checks import shape_key
-from zoo.choice import described
+from zoo.choice import Choice, described
+from zoo.data import Data
 from zoo.engines import EngineName
 from zoo.errors import InterruptedRunsError, MismatchError, ZooError
 from zoo.fit import WIDTH, Fit
@@ -23,7 +24,7 @@ from zoo.journal import Journal
 from zoo.memory import is_exhausted
 from zoo.planning import Plan
 from zoo.registry import NewRun, Registry, Run
-from zoo.registry.records import SavedState, label
+from zoo.registry.records import SavedState, differences, label
 from zoo.reports import Member, Pass
 from zoo.settings import flatten
 
@@ -129,6 +130,7 @@ class _Trainer:
 
     def __post_init__(self) -> None:
         self.ended: set[str] = set()
+        self.choices: dict[tuple[str, int, int | None], Choice] = {}
         self.stop = Stop("")
 
     def resume(self, saved: SavedState, members: Mapping[str, Member]) -> None:
@@ -144,7 +146,8 @@ class _Trainer:
         ours = set(saved.run_ids)
         try:
             tensors, note = self.registry.load_state(saved)
-            fit = Fit.resume(members, self.plan.data, tensors, note)
+            data = self.plan.data_of(members[saved.run_ids[0]])
+            fit = Fit.resume(members, data, tensors, note)
             begun = [slot.member.key for slot in fit.slots if slot and slot.epoch]
             begun = [key for key in begun if key in ours]
             self.registry.start(begun, anew=False)
@@ -155,7 +158,7 @@ class _Trainer:
                     "figures may differ in the last digits"
                 )
             self.watch(Noted(f"{len(ours)} interrupted runs go on where they were: {how}"))
-            journal = Journal(self.registry, self.plan.data, set(begun), set(members) - ours)
+            journal = Journal(self.registry, data, set(begun), set(members) - ours)
             self._follow(fit, journal)
         except (ZooError, RuntimeError, MemoryError) as error:
             left = len(ours - self.ended)
@@ -164,9 +167,10 @@ class _Trainer:
     def train(self, members: Sequence[Member]) -> None:
         """Train members that share a shape; where memory ends, with fewer at once."""
         left, width = list(members), self.width
+        data = self.plan.data_of(left[0])
         while left:
-            journal = Journal(self.registry, self.plan.data)
-            count = self._try(left, width, journal)
+            journal = Journal(self.registry, data)
+            count = self._try(left, data, width, journal)
             left = [member for member in left if member.key not in journal.ended]
             if left:
                 width = count // 2
@@ -175,16 +179,23 @@ class _Trainer:
                 gc.collect()  # before the next stack is built
                 torch.cuda.empty_cache()
 
-    def _try(self, members: Sequence[Member], width: int | None, journal: Journal) -> int:
+    def _try(
+        self, members: Sequence[Member], data: Data, width: int | None, journal: Journal
+    ) -> int:
         """Train members until all have ended or memory has; return how many were tried at once.
 
         Nothing of the attempt is left in memory then, an error's traceback neither.
         """
         count = min(width or WIDTH, len(members))
+        # Folds differ in their rows alone: what was fastest for one is for all.
+        size = (str(shape_key(members[0].config, of_fold=False)), len(members), width)
+        known = self.choices.get(size)
         try:
-            fit = Fit(members, self.plan.data, engine=self.engine, width=width)
+            fit = Fit(members, data, engine=self.engine, width=width, choice=known)
             count = len(fit.slots)
-            self.watch(Noted(fit.choice.reason))
+            if known is None:
+                self.choices[size] = fit.choice
+                self.watch(Noted(fit.choice.reason))
             journal.save(fit, now=True)
             self._follow(fit, journal)
         except (RuntimeError, MemoryError) as error:
@@ -221,16 +232,13 @@ def _shape(member: Member) -> str:
 def _refuse_other_data(plan: Plan, known: Sequence[Run]) -> None:
     asked = plan.requests[0]
     for run in known:
-        for what, theirs, ours in (
-            ("data", run.data_fingerprint, asked.data_fingerprint),
-            ("split", run.split_hash, asked.split_hash),
-        ):
-            if theirs != ours:
-                raise MismatchError(
-                    f"the runs of one name must share their data, however {plan.title!r} was "
-                    f"trained on other {what}: {run.data_ref} ({theirs}), now {asked.data_ref} "
-                    f"({ours}); choose another --name"
-                )
+        apart = differences(run, asked)
+        if apart:
+            told = "; ".join(f"other {what}: {theirs}, now {ours}" for what, theirs, ours in apart)
+            raise MismatchError(
+                f"the runs of one name must share their data, however {plan.title!r} was "
+                f"trained on {told}; choose another --name"
+            )
 
 
 def _refuse_other_settings(plan: Plan, known: Sequence[Run]) -> None:
@@ -243,7 +251,7 @@ def _refuse_other_settings(plan: Plan, known: Sequence[Run]) -> None:
         changes = [
             f"{key} was {theirs.get(key)!r} and is now {ours.get(key)!r}"
             for key in {**theirs, **ours}
-            if theirs.get(key) != ours.get(key)
+            if theirs.get(key) != ours.get(key) and key != "data.fold"
         ]
         raise MismatchError(
             f"{len(left)} runs of {plan.title!r} were interrupted, or are still training, and go "

@@ -204,6 +204,14 @@ def test_the_hash_of_settings_written_in_full_is_pinned():
             "split_seed": 1,
             "val": 0.25,
             "test": 0.2,
+            "split": "group",
+            "group": "patient",
+            "time": None,
+            "part": None,
+            "folds": 5,
+            "repeats": 2,
+            "bootstrap": False,
+            "fold": 7,
         },
         model={
             "name": "mlp",
@@ -299,7 +307,7 @@ def test_the_hash_of_settings_written_in_full_is_pinned():
             "greyscale": 0.125,
         },
     )
-    assert run.hash == "ee2602dfe89de5ba"
+    assert run.hash == "892990ad43aeee3a"
     told = run.model_dump(exclude_unset=True)
     assert {name: len(section) for name, section in told.items()} == {
         name: len(section) for name, section in run.model_dump().items()
@@ -316,6 +324,10 @@ def test_the_hash_ignores_name_seeds_and_the_way_a_value_was_reached():
 
 SAME = [
     ({"optim": {"lr": 1}}, {"optim": {"lr": 1.0}}),
+    (  # it follows from the seed
+        {"data": {"ref": "iris", "folds": 5, "fold": 1}},
+        {"data": {"ref": "iris", "folds": 5, "fold": 2}},
+    ),
     ({"optim": {"lr": 0.001}}, {}),
     ({"optim": {"name": "adam", "lr": 0.5}}, {"optim": {"lr": 0.5, "name": "adam"}}),
     ({"optim": {"betas": [0.9, 0.99]}}, {"optim": {"betas": (0.9, 0.99)}}),
@@ -353,6 +365,14 @@ DIFFERENT = [
     {"data": {"ref": "iris", "val": 0.1}},
     {"data": {"ref": "iris", "scaling": "quantile"}},
     {"data": {"ref": "iris", "columns": {"target": "categorical"}}},
+    {"data": {"ref": "iris", "split": "group", "group": "g"}},
+    {"data": {"ref": "iris", "split": "group", "group": "h"}},
+    {"data": {"ref": "iris", "split": "time", "time": "g"}},
+    {"data": {"ref": "iris", "split": "column", "part": "g"}},
+    {"data": {"ref": "iris", "folds": 2}},
+    {"data": {"ref": "iris", "folds": 2, "repeats": 2}},
+    {"data": {"ref": "iris", "folds": 4}},
+    {"data": {"ref": "iris", "bootstrap": True}},
     {"model": {"hidden": [8]}},
     {"model": {"name": "cnn"}},
     {"optim": {"lr": 0.5}},

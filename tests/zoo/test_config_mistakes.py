@@ -73,6 +73,30 @@ MISTAKES = [
     ({"keep": {"lst": True}}, "keep.lst: no such key; did you mean 'last'?"),
     ({"data": {"ref": "iris", "val": 0.5, "test": 0.5}}, "data: val and test must leave rows"),
     ({"data": {"ref": "iris", "val": 0}}, "data.val: should be greater than 0"),
+    ({"data": {"ref": "iris", "split": "grup"}}, "data.split: should be 'random', 'group'"),
+    (
+        {"data": {"ref": "iris", "split": "group"}},
+        "data: split 'group' needs a column, however group does not name any",
+    ),
+    (
+        {"data": {"ref": "iris", "time": "day"}},
+        "data: time is for split 'time', however split is 'random'; set both",
+    ),
+    ({"data": {"ref": "iris", "folds": 1}}, "data.folds: should be greater than or equal to 2"),
+    ({"data": {"ref": "iris", "repeats": 2}}, "data: repeats need folds, however only repeats=2"),
+    (
+        {"data": {"ref": "iris", "folds": 2, "bootstrap": True}},
+        "data: a member has a fold or a bootstrap draw, however both are asked for",
+    ),
+    (
+        {"data": {"ref": "iris", "folds": 2, "split": "time", "time": "day"}},
+        "data: folds and draws would train on rows later than those that validate",
+    ),
+    (
+        {"data": {"ref": "iris", "folds": 2, "fold": 2}},
+        "data: fold must be below folds x repeats (2), however it is 2",
+    ),
+    ({"data": {"ref": "iris", "fold": 2}}, "data: fold is for folds or bootstrap, however neither"),
     ({"data": {"ref": "iris", "test": 1}}, "data.test: should be less than 1"),
     ({"data": {"ref": "iris", "split_seed": -1}}, "data.split_seed: should be greater"),
     ({"seeds": [1, 2, 1]}, "seeds: a seed may be given once, however 1 came twice"),

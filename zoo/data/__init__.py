@@ -6,27 +6,30 @@ Everything fitted is plain JSON in :attr:`Data.preprocessing`; :func:`apply` tur
 tensors with it, by the very code that prepared the validation and test rows.
 """
 
-import hashlib
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
-from pandas.api.types import is_integer_dtype
 from torch import Tensor
 
-from zoo.data import arrow, builtin, cells, files, fitting, images, leaks, sources, tabular
-from zoo.data.dataset import Data, Part
-from zoo.data.split import IntArray, grouped, split
-from zoo.data.targets import Target, as_target, as_targets
+from zoo.data import arrow, builtin, files, images, making, sources, tabular
+from zoo.data.dataset import Data, Part, Source
 from zoo.errors import DataError, nearest
 from zoo.sections import DataConfig
 
-__all__ = ["Data", "Part", "apply", "load", "read_chunks", "read_rows"]
+__all__ = [
+    "Data",
+    "Loader",
+    "Part",
+    "Source",
+    "apply",
+    "load",
+    "open_source",
+    "read_chunks",
+    "read_rows",
+]
 
 
 def load(config: DataConfig, frame: Any = None) -> Data:
@@ -51,19 +54,36 @@ def load(config: DataConfig, frame: Any = None) -> Data:
     >>> load(DataConfig(ref="houses", target="price"), houses).task
     'regression'
     """
+    return open_source(config, frame).data(config.fold)
+
+
+def open_source(config: DataConfig, frame: Any = None) -> Source:
+    """Read the rows and hold out the test part once; members' data are prepared from it.
+
+    Args:
+        config: which data, and how they are prepared.
+        frame: as :func:`load` takes it.
+
+    Raises:
+        DataError: what cannot be found, read or split.
+
+    >>> source = open_source(DataConfig(ref="iris", folds=4))
+    >>> [len(source.data(fold).val) for fold in range(4)]
+    [30, 31, 30, 29]
+    """
     if frame is not None:
         _refuse_image_keys(config)
         table = arrow.from_python(frame, config.columns, config.ref)
     elif config.ref in builtin.IMAGES:
-        return _images(config, _built_in(config))
+        return making.pictures(config, _built_in(config))
     elif config.ref in builtin.TABLES:
         _refuse_image_keys(config)
         table = arrow.from_python(builtin.TABLES[config.ref](), config.columns, config.ref)
-        return _table(config, table, config.target or "target")
+        return making.table(config, table, config.target or "target")
     else:
         path = _path(config.ref)
         if sources.kind(path, config.image):
-            return _images(config, sources.read(config, path))
+            return making.pictures(config, sources.read(config, path))
         _refuse_image_keys(config)
         table = files.read(path, config.columns)
     if config.target is None:
@@ -71,7 +91,35 @@ def load(config: DataConfig, frame: Any = None) -> Data:
             f"data.target must name the column to predict, however it is not given for "
             f"{config.ref}; its columns are {', '.join(map(repr, table.columns))}"
         )
-    return _table(config, table, config.target)
+    return making.table(config, table, config.target)
+
+
+class Loader:
+    """Loads what members learn from; what they have in common is read once.
+
+    Args:
+        frame: the table, as :func:`load` takes it, where it is not a file.
+    """
+
+    def __init__(self, frame: Any = None) -> None:
+        self._frame = frame
+        self._shared: dict[str, Data] = {}
+        self._sources: dict[str, Source] = {}
+
+    def data(self, config: DataConfig) -> Data:
+        """Return what :func:`load` does.
+
+        Raises:
+            DataError: what cannot be found, read, split or learnt from.
+        """
+        key = config.model_copy(update={"fold": None}).model_dump_json()
+        if config.own:
+            if key not in self._sources:
+                self._sources[key] = open_source(config, self._frame)
+            return self._sources[key].data(config.fold)
+        if key not in self._shared:
+            self._shared[key] = load(config, self._frame)
+        return self._shared[key]
 
 
 def apply(preprocessing: dict[str, Any], rows: Any) -> Tensor:
@@ -143,58 +191,6 @@ def _path(ref: str) -> Path:
     return path
 
 
-def _table(config: DataConfig, frame: pd.DataFrame, wanted: str | tuple[str, ...]) -> Data:
-    """Make Data of raw columns, one or several of them targets."""
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
-    for name in names:
-        if name not in frame.columns:
-            raise DataError(
-                f"data.target must be a column of {config.ref}, however it has no {name!r}"
-                f"{nearest(name, frame.columns)}"
-            )
-    fingerprint = _digest(chain(("table", *names), tabular.content(frame)))
-    known = ~np.any([cells.missing(frame[name]) for name in names], axis=0)
-    notes = []
-    if not known.all():
-        listed = " or ".join(map(repr, names))
-        notes.append(f"{(~known).sum()} rows without a value in {listed} were left out")
-    numbered = files.row_numbers(frame)
-    if numbered is not None and numbered not in names:
-        notes.append(f"the unnamed column {numbered!r}, which only numbers the rows, was dropped")
-        frame = frame.drop(columns=numbered)
-    dropped = [column for column, kind in config.columns.items() if kind == "drop"]
-    notes += [f"column {column!r} was dropped, as data.columns asks" for column in dropped]
-    frame = frame if known.all() else frame[known]
-    several = len(names) > 1
-    target = (
-        as_targets(frame[names], config.task)
-        if several
-        else as_target(frame[names[0]], config.task)
-    )
-    features = frame.drop(columns=names)
-    kinds = tabular.kinds(features)
-    parts, repeats = _split(config, frame, target)
-
-    fitted, fit_notes = tabular.fit(
-        features, kinds, rows=parts[0], how=config.scaling, declared=config.columns
-    )
-    unseen = tabular.unseen(fitted, features, np.concatenate(parts[1:]))
-    suspects = leaks.suspects(features, target.values, bool(target.classes), parts[0])
-    notes += [target.note, *fit_notes, *repeats]
-    notes += [
-        f"column {column!r}: {count} val and test cells hold values unseen in training, "
-        "encoded as unknown (all zeros)"
-        for column, count in unseen.items()
-    ]
-    notes += [
-        f"column {column!r} alone tells {share:.2%} of {name!r}: is it the target by another name? "
-        f'data.columns = {{"{column}" = "drop"}} leaves it out'
-        for column, share in suspects.items()
-    ]
-    x = tuple(tabular.encode(fitted, features, parts))
-    return _data(config, fitted, target, x, parts, fingerprint, frame.index.to_numpy(), notes)
-
-
 def _refuse_image_keys(config: DataConfig) -> None:
     for key, value in (("image", config.image), ("size", config.size)):
         if value is not None:
@@ -218,84 +214,3 @@ def _built_in(config: DataConfig) -> sources.Images:
     _refuse_image_keys(config)
     pixels, labels = builtin.IMAGES[config.ref]()
     return sources.Images(pixels, pd.Series(labels, name="label"))
-
-
-def _images(config: DataConfig, found: sources.Images) -> Data:
-    """Make Data of raw images; whole numbers as labels are classes, unless the task says so."""
-    for key in ("columns", "scaling"):
-        if key in config.model_dump(exclude_defaults=True):
-            raise DataError(
-                f"data.{key} is for tables, however {config.ref!r} holds images; leave it out"
-            )
-    pixels, labels, notes = found.pixels, found.labels, list(found.notes)
-    whole, known = is_integer_dtype(labels.dtype), ~cells.missing(labels)
-    if whole and known.all():
-        named: str | bytes = labels.to_numpy().astype("<i8").tobytes()
-    else:
-        named = "\x1f".join(word or "\x1e" for word in cells.text(labels))
-    fingerprint = _digest(("images", str(pixels.shape), images.content(pixels), named))
-    if not known.all():
-        notes.append(f"{(~known).sum()} images without a label were left out")
-        pixels, labels = pixels[known], labels[known]
-    target = as_target(labels, config.task or ("classification" if whole else None))
-    distinct = images.digests(pixels).assign(label=labels.to_numpy())
-    parts, repeats = _split(config, distinct, target)
-    raw = [pixels[rows] for rows in parts]
-    fitted = images.fit(raw[0])
-    fitted |= {"size": list(config.size)} if config.size else {}
-    fitted |= {"image": config.image} if config.image else {}
-    x = tuple(images.hold(fitted, part) for part in raw)
-    places = labels.index.to_numpy()
-    notes += [target.note] if config.ref not in builtin.IMAGES else []
-    return _data(config, fitted, target, x, parts, fingerprint, places, [*notes, *repeats])
-
-
-def _split(
-    config: DataConfig, rows: pd.DataFrame, target: Target
-) -> tuple[tuple[IntArray, IntArray, IntArray], list[str]]:
-    """Split the rows, keeping exact copies together, and say how many there are."""
-    groups = grouped(rows)
-    parts = split(
-        groups, target.strata, config.val, config.test, config.split_seed, names=target.classes
-    )
-    copies = len(groups) - len(np.unique(groups))
-    note = f"{copies} rows repeat another row exactly; copies were kept in the same part"
-    return parts, [note] if copies else []
-
-
-def _data(
-    config: DataConfig,
-    fitted: dict[str, Any],
-    target: Target,
-    x: tuple[Tensor, ...],
-    parts: tuple[IntArray, IntArray, IntArray],
-    fingerprint: str,
-    row_numbers: IntArray,
-    notes: list[str],
-) -> Data:
-    """Put the pieces together; targets are fitted on the train part."""
-    fitted["target"], y_N, target_notes = fitting.fit(target, parts[0], config.target_transform)
-    y = [y_N[torch.from_numpy(rows)] for rows in parts]
-    places = [row_numbers[rows].astype("<i8").tobytes() for rows in parts]
-    return Data(
-        ref=config.ref,
-        task=target.task,
-        train=Part(x[0], y[0]),
-        val=Part(x[1], y[1]),
-        test=Part(x[2], y[2]),
-        classes=target.classes,
-        preprocessing=fitted,
-        fingerprint=fingerprint,
-        split_hash=_digest((fingerprint, *places)),
-        notes=(*notes, *target_notes),
-    )
-
-
-def _digest(pieces: Iterable[str | bytes | memoryview]) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of the pieces and where each ends."""
-    digest = hashlib.sha256()
-    for piece in pieces:
-        data = piece.encode("utf-8", "surrogatepass") if isinstance(piece, str) else piece
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()[:16]

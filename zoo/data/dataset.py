@@ -1,14 +1,18 @@
 """The value that loading gives: tensors in three parts, and all that is known about them."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.data import images
+from zoo.data.sharing import Parts, Sharing
 from zoo.sections import Task
 from zoo.units import Units
+
+KEPT = 4  # members' own data that are held at once; others are prepared anew
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Data:
-    """A split data set, ready to learn from, with all that is needed to treat new rows alike."""
+    """A split data set, ready to learn from, with all that is needed to treat new rows alike.
+
+    Attributes:
+        split_hash: of which rows are in which part.
+        rows: int64 (N,) for each part, the numbers of its rows in the data, from 0; a row that was
+            drawn twice is there twice.
+    """
 
     ref: str
     task: Task
@@ -43,6 +53,12 @@ class Data:
     fingerprint: str
     split_hash: str
     notes: tuple[str, ...]
+    rows: Parts
+
+    @property
+    def common_split(self) -> str:
+        """What members that are compared share: the whole split, or the test rows with folds."""
+        return str(self.preprocessing.get("common_split", self.split_hash))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,3 +82,33 @@ class Data:
         """Return what standardised targets stand for; None for classes and labels."""
         fitted = self.preprocessing["target"]["units"]
         return Units(fitted, device) if fitted else None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows that were read once, from which the data of every member is prepared.
+
+    Attributes:
+        sharing: which rows go where.
+        prepare: fits the preprocessing on the train rows and applies it to all.
+    """
+
+    sharing: Sharing
+    prepare: Callable[[Parts], Data]
+    _latest: dict[int | None, Data] = field(default_factory=dict)
+
+    def data(self, fold: int | None = None) -> Data:
+        """Return what a member learns from.
+
+        Args:
+            fold: the member's own, see :meth:`zoo.splitting.SplitConfig.of_seed`.
+
+        Raises:
+            DataError: where its rows cannot be learnt from.
+        """
+        if fold not in self._latest:
+            made = self.prepare(self.sharing.of(fold))
+            for old in list(self._latest)[: len(self._latest) - KEPT + 1]:
+                del self._latest[old]
+            self._latest[fold] = made
+        return self._latest[fold]

@@ -66,6 +66,20 @@ def split(
             f"val and test, however {len(rare)} of {len(classes)} have fewer: {listed}; "
             "merge them with others, drop their rows, or, for quantities, set data.task regression"
         )
+    return deal(groups, labels, val, test, seed)
+
+
+def deal(
+    groups: IntArray, labels: IntArray, val: float, test: float, seed: int
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Share out as :func:`split` does, where there are enough groups of every class: 3 or more.
+
+    >>> deal(np.array([0, 0, 1, 2]), np.zeros(4, int), val=0.2, test=0.2, seed=0)
+    (array([0, 1]), array([2]), array([3]))
+    """
+    distinct, first = np.unique(groups, return_index=True)
+    label_of = labels[first]
+    classes, counts = np.unique(label_of, return_counts=True)
     # The legacy generator's stream is frozen for ever.
     shuffled = np.random.RandomState(seed).permutation(len(distinct))
     part = np.zeros(len(distinct), dtype=np.int64)
@@ -78,6 +92,26 @@ def split(
     part_of_row = part[np.searchsorted(distinct, groups)]
     train, chosen, judged = (np.flatnonzero(part_of_row == side) for side in range(3))
     return train, chosen, judged
+
+
+def taken(groups: IntArray, labels: IntArray, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Choose a fraction of the distinct rows of every class: bool (N,), alike for copies.
+
+    At least one row of every class is chosen, and one is left, where a class has two.
+
+    >>> taken(np.array([0, 0, 1, 2]), np.zeros(4, int), 0.3, seed=0)
+    array([False, False, False,  True])
+    """
+    distinct, first = np.unique(groups, return_index=True)
+    label_of = labels[first]
+    classes, counts = np.unique(label_of, return_counts=True)
+    shuffled = np.random.RandomState(seed).permutation(len(distinct))
+    numbers = np.minimum(np.maximum(_shares(counts, fraction), 1), counts - 1)
+    chosen = np.zeros(len(distinct), dtype=np.bool_)
+    for label, number in zip(classes, numbers, strict=True):
+        chosen[shuffled[label_of[shuffled] == label][:number]] = True
+    of_row: npt.NDArray[np.bool_] = chosen[np.searchsorted(distinct, groups)]
+    return of_row
 
 
 def _shares(counts: IntArray, fraction: float) -> IntArray:

@@ -15,6 +15,7 @@ Status = Literal["queued", "running", "finished", "diverged", "failed", "interru
 CheckpointKind = Literal[
     "best", "last", "top", "epoch", "ema", "swa", "lawa", "optimiser", "state", "merged"
 ]
+COLUMNS_NAMED = 5  # of those in which two schemas differ
 SEVERAL: tuple[CheckpointKind, ...] = ("top", "epoch")  # a run may have one for each epoch
 Average = Literal["ema", "swa", "lawa"]
 Source = Literal["weights", Average]
@@ -41,6 +42,11 @@ class NewRun:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     parents: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def common_split(self) -> str:
+        """See :attr:`Run.common_split`."""
+        return str(self.preprocessing.get("common_split", self.split_hash))
 
     @property
     def identity(self) -> str:
@@ -99,6 +105,11 @@ class Run:
         return label(self.name, self.varied, self.seed)
 
     @property
+    def common_split(self) -> str:
+        """What runs that are compared share: the whole split, or with folds the test rows."""
+        return str(self.preprocessing.get("common_split", self.split_hash))
+
+    @property
     def owner(self) -> str:
         """How messages name this run."""
         return f"run {self.label} ({self.id})"
@@ -144,6 +155,33 @@ def label(name: str, varied: Mapping[str, Any], seed: int | None) -> str:
     settings = [f"{key}={_written(value)}" for key, value in varied.items()]
     settings += [] if seed is None else [f"seed={seed}"]
     return f"{name}/{','.join(settings)}" if settings else name
+
+
+def differences(one: NewRun | Run, other: NewRun | Run) -> list[tuple[str, str, str]]:
+    """Tell in what the data of two runs differ: in content, schema or split.
+
+    Returns:
+        (what, of the one, of the other), and after the schema the first columns that differ.
+    """
+    told: list[tuple[str, str, str]] = []
+    if one.data_fingerprint != other.data_fingerprint:  # the same content may lie at two places
+        mine, theirs = (f"{run.data_ref} ({run.data_fingerprint})" for run in (one, other))
+        told.append(("data", mine, theirs))
+    schemas = [run.preprocessing.get("schema", {}) for run in (one, other)]
+    columns = [schema.get("columns", {}) for schema in schemas]
+    if columns[0] != columns[1]:
+        mine, theirs = (
+            f"{schema.get('hash')} of {len(names)} columns"
+            for schema, names in zip(schemas, columns, strict=True)
+        )
+        told.append(("schema", mine, theirs))
+        for name in {**columns[0], **columns[1]}:
+            mine, theirs = (str(names.get(name, "absent")) for names in columns)
+            if mine != theirs and len(told) < COLUMNS_NAMED + 2:
+                told.append((f"column {name!r}", mine, theirs))
+    if one.common_split != other.common_split:
+        told.append(("split", one.common_split, other.common_split))
+    return told
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:

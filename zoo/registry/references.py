@@ -1,7 +1,7 @@
 """How a person names runs: ``digits-mlp``, ``digits-*``, ``digits-mlp/seed=3``, ``@top5``.
 
-``[NAME | GLOB | ID-PREFIX][/KEY=VALUE,...][@best | @topN]``; a key is ``seed``, ``status``,
-``kind`` or a dotted setting, a value is TOML (a bare word is a string).
+``[NAME | GLOB | ID-PREFIX][/KEY=VALUE,...][@best | @topN]``; a key is ``seed``, ``fold``,
+``status``, ``kind`` or a dotted setting, a value is TOML (a bare word is a string).
 """
 
 import re
@@ -108,6 +108,7 @@ def _setting(run: Run, key: str) -> Any:
     """Look up a field or a dotted key of the config."""
     if key in FIELDS:
         return getattr(run, key)
+    key = "data.fold" if key == "fold" else key
     value: Any = run.config
     for part in key.split("."):
         value = value.get(part, MISSING) if isinstance(value, dict) else MISSING
@@ -130,7 +131,7 @@ def _best(runs: list[Run], ref: str) -> list[Run]:
         raise NotFoundError(f"no run matches {ref!r}: none is finished, single and validated")
     by_data: dict[tuple[str, str, str], Run] = {}
     for run in ranked:
-        by_data.setdefault((run.data_fingerprint, run.split_hash, run.task), run)
+        by_data.setdefault((run.data_fingerprint, run.common_split, run.task), run)
     if len(by_data) > 1:
         listed = ", ".join(f"{run.name} on {run.data_ref}" for run in by_data.values())
         example = next(iter(by_data.values())).name
