@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from ensemble.errors import EnsembleError
     from ensemble.products import combine
     from ensemble.recalibration import recalibrate
+    from ensemble.serving import Predictor, predictor
     from ensemble.soup import Soup, greedy_soup
     from ensemble.statistics import paired_bootstrap
 
 __all__ = [
     "EnsembleError",
+    "Predictor",
     "Preflight",
     "Soup",
     "combine",
@@ -34,6 +36,7 @@ __all__ = [
     "greedy_soup",
     "methods",
     "paired_bootstrap",
+    "predictor",
     "preflight",
     "recalibrate",
     "uniform",
@@ -43,6 +46,7 @@ __all__ = [
 _HOMES = {
     "EnsembleError": "errors",
     "Preflight": "connectivity",
+    "Predictor": "serving",
     "Soup": "soup",
     "combine": "products",
     "compare": "comparison",
@@ -50,6 +54,7 @@ _HOMES = {
     "greedy_soup": "soup",
     "methods": "catalogue",
     "paired_bootstrap": "statistics",
+    "predictor": "serving",
     "preflight": "connectivity",
     "recalibrate": "recalibration",
     "uniform": "average",
