@@ -23,6 +23,7 @@ from ensemble.errors import OptionError
 from ensemble.members import MembersError, model_of
 from ensemble.predictions import mean, pooled
 from zoo import models, terms
+from zoo.checks import completed
 from zoo.data import apply, read_chunks, read_rows, tabular
 from zoo.objective import objective
 from zoo.registry import Registry, Run
@@ -171,7 +172,7 @@ def _forward(registry: Registry, runs: Sequence[Run]) -> Callable[[Tensor], Tens
     count = len(first.classes) or len(target["names"])
     modules = []
     for run in runs:
-        module = models.build(model.name, model.options, shape, count, run.seed or 0)
+        module = models.build(model.name, completed(model, fitted), shape, count, run.seed or 0)
         models.restore(module, registry.load(run.id, "merged" if run.kind == "weights" else "best"))
         modules.append(module)
     members, engine = stack(modules), Stacked(modules[0], objective(cast(Task, first.task)))
