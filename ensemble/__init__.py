@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from ensemble.members import out_of_fold
     from ensemble.products import combine
     from ensemble.recalibration import recalibrate
+    from ensemble.serving import Predictor, predictor
     from ensemble.soup import Soup, greedy_soup
     from ensemble.statistics import paired_bootstrap
 
 __all__ = [
     "EnsembleError",
     "OutOfFold",
+    "Predictor",
     "Preflight",
     "Soup",
     "combine",
@@ -38,6 +40,7 @@ __all__ = [
     "methods",
     "out_of_fold",
     "paired_bootstrap",
+    "predictor",
     "preflight",
     "recalibrate",
     "uniform",
@@ -48,6 +51,7 @@ _HOMES = {
     "EnsembleError": "errors",
     "OutOfFold": "heldout",
     "Preflight": "connectivity",
+    "Predictor": "serving",
     "Soup": "soup",
     "combine": "products",
     "compare": "comparison",
@@ -56,6 +60,7 @@ _HOMES = {
     "methods": "catalogue",
     "out_of_fold": "members",
     "paired_bootstrap": "statistics",
+    "predictor": "serving",
     "preflight": "connectivity",
     "recalibrate": "recalibration",
     "uniform": "average",

@@ -1,12 +1,14 @@
 """The commands that combine and compare models: parse, one call, print."""
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from zoo.commands import format_option, places, refs_argument, trust_option
+from zoo.commands import complete_ref, format_option, places, refs_argument, trust_option
 
 
 @click.command(short_help="Make one predictor of several models.")
@@ -77,6 +79,38 @@ def compare(refs: Sequence[str], metric: str | None, registry: str, blobs: str, 
     click.echo(comparison_text(comparison, form, width))
 
 
+@click.command(short_help="Predict new rows.")
+@click.argument("ref", shell_complete=complete_ref)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Where to write, .csv or .parquet; by default CSV goes to standard output.",
+)
+@trust_option
+@places
+def predict(ref: str, data: Path, output: Path | None, registry: str, blobs: str) -> None:
+    """Predict the rows of DATA by a run, an averaged model or a prediction ensemble.
+
+    DATA is a table with the columns that were learnt from (the target is not needed), or images.
+    It may be larger than the memory; predictions come in the order of its rows.
+    """
+    from ensemble.serving import predict_file
+    from zoo.registry import Registry
+
+    rows, unknown = 0, Counter[str]()
+    with Registry(registry, blobs, create=False) as opened:
+        for predicted, unseen in predict_file(opened, opened.run(ref), data, output):
+            if output is None:
+                click.echo(predicted.to_csv(index=False, header=not rows), nl=False)
+            rows, unknown = rows + len(predicted), unknown + unseen
+    for column, count in unknown.items():
+        click.echo(f"column {column!r}: {count} cells hold values unseen in training", err=True)
+    click.echo(f"{rows} rows predicted" + (f": {output}" if output else ""), err=True)
+
+
 @click.command()
 @format_option
 def methods(form: Any) -> None:
@@ -86,4 +120,4 @@ def methods(form: Any) -> None:
     click.echo(methods_text(form))
 
 
-COMMANDS = (ensemble, compare, methods)
+COMMANDS = (ensemble, compare, predict, methods)

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -34,6 +36,7 @@ def registry(tmp_path_factory):
 KINDS = [
     {"ref": "iris", "folds": 3},
     {"ref": "diabetes", "folds": 3},
+    {"ref": "digits", "folds": 3},
     {"ref": "iris", "bootstrap": True},
     {"ref": "diabetes", "bootstrap": True},
 ]
@@ -51,7 +54,7 @@ def predicted(table, run):
     module = table.module(run)
     restore(module, table.state(run))
     with torch.no_grad():
-        outputs = module.eval()(data.val.x)
+        outputs = module.eval()(data.prepare(data.val.x))
     if data.task == "classification":
         return data, outputs
     return data, data.units().restore(outputs[:, 0])
@@ -113,7 +116,7 @@ def test_a_comparison_has_every_member_prepare_the_test_rows_in_its_own_way(regi
         module = table.module(run)
         restore(module, table.state(run))
         with torch.no_grad():
-            told = module.eval()(data.test.x)
+            told = module.eval()(data.prepare(data.test.x))
         if data.task == "regression":
             told = data.units().restore(told[:, 0])
         outputs.append(told)
@@ -169,3 +172,66 @@ def test_rows_whose_members_all_weigh_nothing_are_left_out():
     pooled = told.pooled(pooling(weighted, {"weights": [0.0, 1.0]}))
     assert pooled[[0, 2]].isnan().all()
     assert pooled[1] == 8
+
+
+@pytest.fixture(scope="module")
+def frame():
+    state = np.random.RandomState(0)
+    x = state.randn(120, 2)
+    return pd.DataFrame(
+        {
+            "x": x[:, 0] + 0.3 * state.randn(120),
+            "z": x[:, 1] + 0.3 * state.randn(120),
+            "price": np.exp(x[:, 0]),
+            "rent": 1000 * x[:, 1],
+            "warm": x[:, 0] > 0,
+            "dry": x[:, 1] > 0.3,
+        }
+    )
+
+
+def planned(registry, frame, name, seeds, target, **data):
+    """Train on a table from Python, of which two columns and the targets are used."""
+    dropped = {"price", "rent", "warm", "dry"}.difference(
+        [target] if isinstance(target, str) else target
+    )
+    data |= {"ref": "t", "target": target, "columns": dict.fromkeys(sorted(dropped), "drop")}
+    asked = parse({"data": data, "seeds": seeds, "name": name, **QUICK})
+    return train_many(plan(asked, frame=frame), registry, engine="stacked")
+
+
+@pytest.mark.parametrize("own", [{"folds": 4}, {"bootstrap": True}], ids=["folds", "bootstrap"])
+@pytest.mark.parametrize("target", [["price", "rent"], ["warm", "dry"]], ids=["values", "labels"])
+def test_several_targets_and_labels_are_pooled_out_of_fold(registry, frame, target, own):
+    runs = planned(registry, frame, f"{target[0]}-{next(iter(own))}", 4, target, **own)
+    told = out_of_fold(registry, runs, frame)
+    assert told.outputs_K.shape == (4, 96, 2)
+    raw = frame[target].to_numpy(float)[told.rows_N.numpy()]
+    np.testing.assert_allclose(told.targets_N.numpy(), raw, rtol=1e-4, atol=1e-4)
+    pooled = told.pooled()
+    for row in range(len(pooled)):
+        some = told.outputs_K[told.unseen_KN[:, row], row].double()
+        odds = target[0] == "warm"
+        expected = some.sigmoid().mean(dim=0).logit() if odds else some.mean(dim=0)
+        if len(some):
+            torch.testing.assert_close(pooled[row].double(), expected, rtol=1e-4, atol=1e-4)
+    product = combine(registry, runs, "predictions", frame=frame)
+    comparison = compare(registry, [*runs, product.run], frame=frame)
+    known = told.counts_N > 0
+    metric = find(comparison.task, comparison.metric)
+    assert product.val == pytest.approx(metric(pooled[known], told.targets_N[known]), rel=1e-5)
+    assert comparison.rows[-1].val == pytest.approx(product.val)
+
+
+def test_members_of_different_scaling_are_pooled_each_prepared_in_its_own_way(registry, frame):
+    runs = planned(registry, frame, "standard", 2, "price")
+    runs += planned(registry, frame, "quantile", 2, "price", scaling="quantile")
+    product = combine(registry, runs, "predictions", frame=frame)
+    table = bench(registry, runs, frame)
+    for run in runs:
+        alone = table.figures(*table.validation([run], pooling(mean, {})))
+        assert alone["val_rmse"] == pytest.approx(run.metrics["val_rmse"], rel=1e-5)
+    expected = table.figures(table.outputs(runs, "val").mean(0), table.targets("val"))
+    assert product.val == pytest.approx(expected["val_rmse"])
+    with pytest.raises(MembersError, match=r"data\.scaling is (standard|quantile)"):
+        combine(registry, runs, "weights", frame=frame)

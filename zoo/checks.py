@@ -1,6 +1,7 @@
 """What only the data can tell of a run's settings, and which runs may share a stack."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoo import augment, models
 from zoo.config import RunConfig
-from zoo.data import Data
+from zoo.data import Data, tabular
 from zoo.errors import ConfigError
 from zoo.objective import objective
 from zoo.sections import ModelConfig
@@ -44,7 +45,16 @@ def shape_key(config: RunConfig, *, of_fold: bool = True) -> tuple[object, ...]:
 
 def build(model: ModelConfig, data: Data, seed: int) -> nn.Module:
     """Build an untrained model for the data."""
-    return models.build(model.name, model.options, data.shape, data.outputs, seed)
+    options = completed(model, data.preprocessing)
+    return models.build(model.name, options, data.shape, data.outputs, seed)
+
+
+def completed(model: ModelConfig, preprocessing: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's options; one named ``column_widths`` that is empty is found from a table."""
+    options = model.options
+    if options.get("column_widths") == [] and preprocessing["kind"] == "table":
+        options["column_widths"] = tabular.widths(preprocessing)
+    return options
 
 
 def batch_size(config: RunConfig, data: Data) -> int:

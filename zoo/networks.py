@@ -4,6 +4,7 @@ Builders are plain functions ``(shape, outputs, *, options) -> module``; see :mo
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -91,12 +92,21 @@ def ft_transformer(
     heads: Annotated[int, Field(ge=1, le=1_000)] = 4,
     activation: Literal["reglu", "gelu"] = "reglu",
     dropout: Rates = 0.0,
+    column_widths: tuple[Width, ...] = (),
 ) -> nn.Module:
     """FT-Transformer (Gorishniy et al. 2021, arXiv:2106.11959, section 3.3).
 
-    A token of ``width`` numbers per feature and one for the class; ``blocks`` of attention and a
-    feed-forward layer, norms before both; ``Linear(ReLU(LayerNorm(class token)))``.
+    A token of ``width`` numbers per column and one for the class; ``blocks`` of attention and a
+    feed-forward layer, norms before both; ``Linear(ReLU(LayerNorm(class token)))``.  What a column
+    became, ``column_widths`` features, makes one token: a category is embedded, since the product
+    of its one-hot features with a matrix is a row of that matrix.  By default each feature is one.
     """
+    features = math.prod(shape)
+    if column_widths and sum(column_widths) != features:
+        raise ConfigError(
+            f"model.column_widths: must add up to the {features} features, however it adds up to "
+            f"{sum(column_widths)}; leave it out, it is found from the table"
+        )
     if width % heads:
         raise ConfigError(
             f"model.heads: must divide model.width, however {heads} does not divide {width}"
@@ -104,7 +114,7 @@ def ft_transformer(
     rates = per_layer(dropout, blocks, "blocks")
     return nn.Sequential(
         nn.Flatten(),
-        FeatureTokens(math.prod(shape), width),
+        FeatureTokens(column_widths or (1,) * features, width),
         *(
             Block(width, heads, activation, rate, first=i == 0, last=i == blocks - 1)
             for i, rate in enumerate(rates)
@@ -117,19 +127,26 @@ def ft_transformer(
 
 
 class FeatureTokens(nn.Module):
-    """(N, D) -> (N, 1 + D, W): the class token, and x_j w_j + b_j for every feature j."""
+    """(N, D) -> (N, 1 + T, W): the class token, and sum_j x_j w_j + b over the features of each."""
 
-    def __init__(self, features: int, width: int) -> None:
+    def __init__(self, widths: Sequence[int], width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(features, width))
-        self.bias = nn.Parameter(torch.empty(features, width))
+        self.widths = tuple(widths)
+        self.weight = nn.Parameter(torch.empty(sum(widths), width))
+        self.bias = nn.Parameter(torch.empty(len(widths), width))
         self.cls = nn.Parameter(torch.empty(1, width))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """Return the tokens."""
-        tokens = x_ND.unsqueeze(-1) * self.weight + self.bias
+        if max(self.widths) == 1:
+            tokens = x_ND.unsqueeze(-1) * self.weight
+        else:
+            widths = list(self.widths)
+            parts = zip(torch.split(x_ND, widths, 1), torch.split(self.weight, widths), strict=True)
+            tokens = torch.stack([x @ weight for x, weight in parts], dim=1)
+        tokens = tokens + self.bias
         return torch.cat([self.cls.expand(len(x_ND), 1, -1), tokens], dim=1)
 
 

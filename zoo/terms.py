@@ -42,26 +42,27 @@ def columns(target: Mapping[str, Any], predicted: Tensor) -> dict[str, npt.NDArr
             the user's unit, (N,) or (N, T).
 
     Returns:
-        For classes the name of the most probable one under the target's name, then the probability
-        of each class under ``P(class)``.  For labels 0 or 1 under each label's name, 1 where its
-        probability exceeds 1/2, then ``P(label)``.  For quantities the values under their names.
+        For classes the most probable one as ``prediction``, then the probability of each as
+        ``p_CLASS``.  For labels 0 or 1 under each label's name, 1 where its probability exceeds
+        1/2, then ``p_LABEL``.  For one quantity its value as ``prediction``, for several the
+        values under their names.
 
     >>> import torch
     >>> told = {"names": ["ill"], "task": "classification", "classes": ["no", "yes"]}
     >>> columns(told, torch.tensor([[0.25, 0.75]]).log())
-    {'ill': array(['yes'], dtype=object), 'P(no)': array([0.25]), 'P(yes)': array([0.75])}
+    {'prediction': array(['yes'], dtype=object), 'p_no': array([0.25]), 'p_yes': array([0.75])}
     """
     predicted = predicted.detach().cpu().double()
     names, classes = target["names"], target["classes"]
     if target["task"] == "regression":
         values = predicted.reshape(len(predicted), len(names)).numpy()
-        return dict(zip(names, values.T, strict=True))
+        return dict(zip(names if len(names) > 1 else ["prediction"], values.T, strict=True))
     if target["task"] == "multilabel":
         decided = dict(zip(classes, (predicted > 0).long().numpy().T, strict=True))
         shares = predicted.sigmoid().numpy()
     else:
         place_N = predicted.argmax(dim=1).numpy()
-        decided = {names[0]: np.array(classes, dtype=object)[place_N]}
+        decided = {"prediction": np.array(classes, dtype=object)[place_N]}
         shares = predicted.softmax(dim=1).numpy()
-    named = (f"P({name})" for name in classes)
+    named = (f"p_{name}" for name in classes)
     return {**decided, **dict(zip(named, shares.T, strict=True))}

@@ -242,7 +242,10 @@ def _refuse_other_data(plan: Plan, known: Sequence[Run]) -> None:
 
 
 def _refuse_other_settings(plan: Plan, known: Sequence[Run]) -> None:
-    """Refuse to leave interrupted runs behind: most likely they were meant to go on."""
+    """Refuse to train others beside interrupted runs: most likely these were meant to go on."""
+    done = {(run.config_hash, run.seed) for run in known if run.status in DONE}
+    if done.issuperset((request.config_hash, request.seed) for request in plan.requests):
+        return
     asked = {request.config_hash for request in plan.requests}
     begun = ("interrupted", "running")  # as a killed process leaves them
     left = [run for run in known if run.status in begun and run.config_hash not in asked]

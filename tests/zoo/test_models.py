@@ -5,6 +5,8 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  # its name everywhere
@@ -477,3 +479,40 @@ def test_weights_that_are_tied_in_the_model_must_be_equal_in_the_state():
     state["1.weight"] += 1
     with pytest.raises(MismatchError, match=r"'0\.weight' and '1.weight' are one in the model"):
         models.restore(module, state)
+
+
+def test_a_category_is_one_token_of_ft_transformer_and_is_embedded():
+    module = models.build("ft_transformer", {"column_widths": [1, 3]}, (4,), 2, seed=0)
+    tokens = module[1]
+    x_ND = torch.tensor([[0.5, 0.0, 1.0, 0.0]])
+    made = tokens(x_ND)
+    assert made.shape == (1, 3, 32)
+    torch.testing.assert_close(made[0, 0], tokens.cls[0])
+    torch.testing.assert_close(made[0, 1], 0.5 * tokens.weight[0] + tokens.bias[0])
+    torch.testing.assert_close(made[0, 2], tokens.weight[2] + tokens.bias[1])
+    with pytest.raises(ConfigError, match="must add up to the 5 features, however it adds up to 4"):
+        models.build("ft_transformer", {"column_widths": [1, 3]}, (5,), 2, seed=0)
+
+
+def test_the_widths_of_columns_are_found_from_the_table_in_both_engines():
+    from zoo.checks import build
+    from zoo.sections import ModelConfig
+
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "town": draw.choice(["Aix", "Bonn", "Cork"], 60),
+            "area": draw.random(60),
+            "price": draw.random(60),
+        }
+    )
+    table = load(DataConfig(ref="houses", target="price"), frame)
+    config = ModelConfig.model_validate({"name": "ft_transformer", "width": 8, "heads": 2})
+    modules = [build(config, table, seed) for seed in range(3)]
+    assert modules[0][1].widths == (3, 1)
+    x_KN = table.train.x[:12].expand(3, -1, -1)
+    y_KN = table.train.y[:12].expand(3, -1)
+    one, other = (
+        step(engine, modules, x_KN, y_KN, "regression") for engine in (Stacked, Sequential)
+    )
+    torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-5)

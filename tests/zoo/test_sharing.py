@@ -230,6 +230,10 @@ def test_copies_across_a_given_split_stay_and_are_counted():
     [
         ({"split": "group", "group": "gap"}, "there is no 'gap'; did you mean 'gaps'?"),
         ({"split": "group", "group": "y"}, "data.group must be another column than the target"),
+        (
+            {"split": "group", "group": "x", "columns": {"x": "drop"}},
+            "data.group must be a column that is kept, however data.columns drops 'x'",
+        ),
         ({"split": "column", "part": "g"}, "column 'g' must hold train, val (or validation"),
         ({"split": "column", "part": "only"}, "rows to train and test, however none is for test"),
         ({"split": "group", "group": "gaps"}, "must tell the group of every row, however 30 rows"),

@@ -181,7 +181,7 @@ def _by_time(config: DataConfig, frame: pd.DataFrame) -> Shared:
     second = _nearest(until, (1 - config.test) * len(frame), first + 1, len(distinct) - 2)
     part = np.searchsorted(distinct[[first, second]], moments)  # the moment itself is before
     train, val, test = (np.flatnonzero(part == place) for place in range(3))
-    written = cells.text(frame[name])
+    written = [word.removesuffix(" 00:00:00") for word in cells.text(frame[name])]
     spans = [
         f"{told} from {written[rows[moments[rows].argmin()]]} to "
         f"{written[rows[moments[rows].argmax()]]}"

@@ -127,14 +127,14 @@ def encode(
                 f"missing{nearest(column['name'], frame.columns)}"
             )
     prepared = [_prepared(column, frame[column["name"]]) for column in columns]
-    widths = [len(_features(column)) for column in columns]
-    ends = np.cumsum(widths)
+    sizes = widths(preprocessing)
+    ends = np.cumsum(sizes)
     encoded = [np.zeros((len(rows), int(ends[-1])), dtype=np.float32) for rows in parts]
     for out, rows in zip(encoded, parts, strict=True):
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]
             target = out[start : start + BLOCK]
-            for column, values, end, width in zip(columns, prepared, ends, widths, strict=True):
+            for column, values, end, width in zip(columns, prepared, ends, sizes, strict=True):
                 _encode(column, values[block], target[:, end - width : end])
     return [torch.from_numpy(out) for out in encoded]
 
@@ -190,6 +190,11 @@ def _categories(coded: cells.Words) -> tuple[list[str], str]:
         "others are unknown (all zeros)"
     )
     return sorted(word for _, word in most), note if len(most) < len(present) else ""
+
+
+def widths(preprocessing: dict[str, Any]) -> tuple[int, ...]:
+    """Say how many features each column became, in their order."""
+    return tuple(len(_features(column)) for column in preprocessing["columns"])
 
 
 def _features(column: dict[str, Any]) -> list[str]:

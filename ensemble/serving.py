@@ -1,0 +1,254 @@
+"""New rows in, predictions out: by a run, an averaged model or a pool, from the registry alone.
+
+The data that it learnt from are not needed: every run keeps its preprocessing and its weights.
+"""
+
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from ensemble import catalogue
+from ensemble.errors import OptionError
+from ensemble.members import MembersError, model_of
+from ensemble.predictions import mean, pooled
+from zoo import models, terms
+from zoo.checks import completed
+from zoo.data import apply, read_chunks, read_rows, tabular
+from zoo.objective import objective
+from zoo.registry import Registry, Run
+from zoo.sections import Task
+from zoo.stack import stack
+from zoo.stacked import Stacked
+
+ROWS = 1 << 14  # of a portion, whose features are held at a time
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One model, or several pooled, ready to predict.
+
+    Attributes:
+        run: what predicts.
+        members: the runs whose outputs are pooled; one for a single model.
+        outputs: prepares raw rows for every member and returns predictions (K, N, C), (K, N) or
+            (K, N, T), see :func:`zoo.terms.predictions`.
+        pool: from these to those of one model.
+    """
+
+    run: Run
+    members: Sequence[Run]
+    outputs: Callable[[Any], Tensor]
+    pool: Callable[[Tensor], Tensor]
+
+    def __call__(self, rows: Any) -> pd.DataFrame:
+        """Predict raw rows.
+
+        Args:
+            rows: a DataFrame, its columns matched by name; or images (N, *shape) as they are in
+                the source.
+
+        Returns:
+            a frame of N rows: the columns of :func:`zoo.terms.columns`, and ``uncertainty``: the
+            entropy of the predicted distribution in nats, for labels the sum over them; for values
+            of several members their standard deviation, in the user's unit (per target, as
+            ``std_NAME``, where there are several).
+
+        Raises:
+            DataError: a column is missing, a cell cannot be read, or a shape differs.
+        """
+        outputs_K = self.outputs(rows)
+        predicted = self.pool(outputs_K)
+        target = self.run.preprocessing["target"]
+        told = terms.columns(target, predicted) | _uncertainty(target, predicted, outputs_K)
+        return pd.DataFrame(told, index=rows.index if isinstance(rows, pd.DataFrame) else None)
+
+
+def predictor(registry: Registry, run: Run) -> Predictor:
+    """Load what a run predicts with.
+
+    Raises:
+        MembersError: where the run, or a member of it, has no weights.
+        IntegrityError: where stored weights are not what was published.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from zoo import parse, plan, train_many
+    >>> asked = plan(parse({"data": {"ref": "iris"}, "seeds": 1, "train": {"epochs": 1}}))
+    >>> with TemporaryDirectory() as folder, Registry(f"sqlite:///{folder}/r.db", folder) as zoo:
+    ...     predict = predictor(zoo, train_many(asked, zoo)[0])
+    >>> rows = pd.DataFrame({name: [1.0] for name in predict.run.preprocessing["features"]})
+    >>> list(predict(rows).columns)
+    ['prediction', 'p_setosa', 'p_versicolor', 'p_virginica', 'uncertainty']
+    """
+    known = {other.id: other for other in registry.runs()}
+    members, function, arguments = [run], mean, {}
+    if run.kind == "predictions":
+        members = [known[parent] for parent in run.parents]
+        function = catalogue.find("predictions", run.config["method"]).function
+        arguments = run.config["arguments"]
+    for member in members:
+        if not member.metrics:
+            raise MembersError(
+                f"only trained models predict, however {member.label} is {member.status}; train it"
+            )
+    groups: dict[str, list[Run]] = {}
+    for member in members:
+        alike = f"{model_of(member).model_dump_json()} {member.preprocessing}"
+        groups.setdefault(alike, []).append(member)
+    parts = [(group, _forward(registry, group)) for group in groups.values()]
+
+    def outputs(rows: Any) -> Tensor:
+        found: dict[str, Tensor] = {}
+        for group, forward in parts:
+            x_N = apply(group[0].preprocessing, rows)
+            found |= dict(zip((one.id for one in group), forward(x_N), strict=True))
+        return torch.stack([found[member.id] for member in members])
+
+    pool = partial(pooled, function, task=run.task, **arguments)
+    return Predictor(run, members, outputs, pool)
+
+
+def predict_file(
+    registry: Registry, run: Run, source: Path, output: Path | None
+) -> Iterator[tuple[pd.DataFrame, Counter[str]]]:
+    """Predict the rows of a file, portion by portion; it may be larger than the memory.
+
+    Args:
+        registry: where the run is.
+        run: what predicts.
+        source: a table in any format that training reads, or images; the target is not needed.
+        output: where to write, ``.csv`` or ``.parquet``; it is there in full or not at all.
+
+    Yields:
+        the predictions of each portion, and how many cells of which column hold a category that
+        was not there in training.
+
+    Raises:
+        OptionError: where the output has another form, or cannot be written.
+        DataError: where the source cannot be read, or does not fit.
+    """
+    predict = predictor(registry, run)
+    with _Writer(output) as write:
+        for rows in portions(run.preprocessing, source):
+            predicted = predict(rows)
+            write(predicted)
+            yield predicted, unknown(run.preprocessing, rows)
+
+
+def portions(preprocessing: Mapping[str, Any], source: Path) -> Iterator[Any]:
+    """Read new rows, some at a time: frames, or arrays of images."""
+    fitted = dict(preprocessing)
+    if fitted["kind"] == "table":
+        yield from read_chunks(fitted, source, ROWS)
+        return
+    pixels = read_rows(fitted, source)
+    for start in range(0, len(pixels), ROWS):
+        yield pixels[start : start + ROWS]
+
+
+def unknown(preprocessing: Mapping[str, Any], rows: Any) -> Counter[str]:
+    """Count the cells of each column whose category was not there in training."""
+    if preprocessing["kind"] != "table":
+        return Counter()
+    return Counter(tabular.unseen(dict(preprocessing), rows))
+
+
+def _forward(registry: Registry, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:
+    """Return the function from prepared rows (N, *shape) to predictions of runs that are alike."""
+    first = runs[0]
+    fitted, model = first.preprocessing, model_of(first)
+    target = fitted["target"]
+    shape = tuple(fitted["shape"]) if fitted["kind"] == "images" else (len(fitted["features"]),)
+    count = len(first.classes) or len(target["names"])
+    modules = []
+    for run in runs:
+        module = models.build(model.name, completed(model, fitted), shape, count, run.seed or 0)
+        models.restore(module, registry.load(run.id, "merged" if run.kind == "weights" else "best"))
+        modules.append(module)
+    members, engine = stack(modules), Stacked(modules[0], objective(cast(Task, first.task)))
+
+    @torch.no_grad()
+    def forward(x_N: Tensor) -> Tensor:
+        return terms.predictions(target, engine.outputs(members, x_N))
+
+    return forward
+
+
+def _uncertainty(target: Mapping[str, Any], predicted: Tensor, outputs_K: Tensor) -> dict[str, Any]:
+    if target["task"] == "classification":
+        log_NC = predicted.double().log_softmax(dim=1)
+        return {"uncertainty": -(log_NC.exp() * log_NC).sum(1).numpy()}
+    if target["task"] == "multilabel":
+        odds_NL = predicted.double()
+        share_NL = odds_NL.sigmoid()
+        entropy_NL = share_NL * softplus(-odds_NL) + (1 - share_NL) * softplus(odds_NL)
+        return {"uncertainty": entropy_NL.sum(1).numpy()}
+    if len(outputs_K) == 1:
+        return {}
+    names = target["names"]
+    std_NT = outputs_K.std(0, correction=1).reshape(-1, len(names)).numpy()
+    if len(names) == 1:
+        return {"uncertainty": std_NT[:, 0]}
+    return {f"std_{name}": std_N for name, std_N in zip(names, std_NT.T, strict=True)}
+
+
+class _Writer:
+    """Appends frames to a file that appears under its name once it is complete."""
+
+    def __init__(self, path: Path | None) -> None:
+        if path is not None and path.suffix not in (".csv", ".parquet"):
+            raise OptionError(
+                f"predictions are written as .csv or .parquet, however the file is {path.name!r}"
+            )
+        self.path = path
+        self.temporary = path and path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        self.parquet: Any = None
+        self.begun = False
+
+    def __enter__(self) -> Callable[[pd.DataFrame], None]:
+        return self._write
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self.path is None or self.temporary is None:
+            return
+        try:
+            if self.parquet is not None:
+                self.parquet.close()
+            if kind is None and self.begun:
+                os.replace(self.temporary, self.path)  # noqa: PTH105 - as in zoo.registry.blobs
+        finally:
+            with suppress(OSError):  # such as where it has its name already
+                self.temporary.unlink()
+
+    def _write(self, frame: pd.DataFrame) -> None:
+        if self.path is None or self.temporary is None:
+            return
+        try:
+            if self.path.suffix == ".csv":
+                mode = "a" if self.begun else "x"
+                frame.to_csv(self.temporary, mode=mode, header=not self.begun, index=False)
+            else:
+                self._append(frame)
+        except OSError as error:
+            fault = f"{self.path}: cannot be written: {error.strerror}"
+            raise OptionError(fault) from error
+        self.begun = True
+
+    def _append(self, frame: pd.DataFrame) -> None:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        if self.parquet is None:
+            self.parquet = parquet.ParquetWriter(self.temporary, table.schema)
+        self.parquet.write_table(table)
