@@ -178,21 +178,21 @@ def test_outputs_are_told_in_the_users_terms(table, registry):
     logits_NC = table_.outputs([run], "test")[0]
     told = terms.columns(run.preprocessing["target"], logits_NC)
     again = terms.columns(run.preprocessing["target"], table_.pool(mean, logits_NC[None]))
-    assert list(told) == ["kind", "P(down)", "P(up)"]
-    np.testing.assert_allclose(told["P(down)"] + told["P(up)"], 1)
-    np.testing.assert_allclose(told["P(up)"], again["P(up)"], rtol=1e-6)
-    assert (told["kind"] == np.where(told["P(up)"] > 0.5, "up", "down")).all()
+    assert list(told) == ["prediction", "p_down", "p_up"]
+    np.testing.assert_allclose(told["p_down"] + told["p_up"], 1)
+    np.testing.assert_allclose(told["p_up"], again["p_up"], rtol=1e-6)
+    assert (told["prediction"] == np.where(told["p_up"] > 0.5, "up", "down")).all()
 
 
 def test_labels_and_values_are_told_in_the_users_terms():
     labels = {"names": ["tags"], "task": "multilabel", "classes": ["a", "b"], "units": None}
     told = terms.columns(labels, torch.tensor([[0.0, 2.0], [-2.0, 800.0]]))
-    assert {name: cells.tolist() for name, cells in told.items() if "P" not in name} == {
+    assert {name: cells.tolist() for name, cells in told.items() if "p_" not in name} == {
         "a": [0, 0],
         "b": [1, 1],
     }
-    assert told["P(a)"][0] == 0.5
-    assert told["P(b)"][1] == 1.0
+    assert told["p_a"][0] == 0.5
+    assert told["p_b"][1] == 1.0
     units = {"transform": "log1p", "offsets": [1.0, 2.0], "scales": [1.0, 2.0]}
     units |= {"powers": [1.0, 1.0], "lows": [-1.0, -1.0], "highs": [1.0, 1.0]}
     target = {"names": ["p", "q"], "task": "regression", "classes": [], "units": units}

@@ -25,7 +25,7 @@ def shape_key(config: RunConfig, *, of_fold: bool = True) -> tuple[object, ...]:
     """
     train, keep = config.train, config.keep
     return (
-        config.data if of_fold else config.data.model_copy(update={"fold": None}),
+        config.data.model_dump_json(exclude=None if of_fold else {"fold"}),
         config.model.model_dump_json(),
         config.optim.name,
         train.batch_size,
