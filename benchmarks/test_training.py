@@ -82,7 +82,7 @@ def data_of(name: str) -> Data:
         val=val,
         test=val,
         classes=tuple(map(str, range(case.classes))),
-        preprocessing={"target": {"scale": 1.0, "offset": 0.0}},
+        preprocessing={"kind": "images", "target": {"names": ["class"], "units": []}},
         fingerprint="",
         split_hash="",
         notes=(),
