@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from cli import main
 from ensemble.catalogue import methods
+from zoo import Registry, plan, train_many
 from zoo.config import parse
 from zoo.errors import ConfigError
 from zoo.models import BUILDERS
@@ -54,6 +55,32 @@ def test_every_block_runs_in_order(folder, monkeypatch, capsys):
                 assert result.exit_code == 0, f"{line}\n{result.output}"
                 ran += 1
     assert ran >= 12
+
+
+def test_the_blocks_of_the_page_on_data_run(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ZOO_REGISTRY", raising=False)
+    monkeypatch.delenv("ZOO_BLOBS", raising=False)
+    houses = (folder / "houses.csv").read_text()
+    Path("houses.csv").write_text(houses)
+    lines = ["patient,age,outcome"]
+    lines += [f"{i // 3},{i * 37 % 80},{'ab'[i % 2]}" for i in range(90)]
+    Path("patients.csv").write_text("\n".join(lines))
+    asked = {"data": {"ref": "houses.csv", "target": "price"}, "seeds": 1, "train": {"epochs": 1}}
+    with Registry("sqlite:///mine/registry.db", "mine/blobs") as registry:
+        (run,) = train_many(plan(parse(asked)), registry)
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    ran = 0
+    for language, block in re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL):
+        if language == "python":
+            scope = {"run": run, "path": Path("houses.csv")}
+            exec(compile(block, "docs/data.md", "exec"), scope)
+            ran += 1
+        for line in block.splitlines() if language == "console" else ():
+            result = CliRunner().invoke(main, shlex.split(line)[2:], catch_exceptions=False)
+            assert result.exit_code == 0, f"{line}\n{result.output}"
+            ran += 1
+    assert ran >= 7
 
 
 def test_every_command_method_and_model_is_documented():
