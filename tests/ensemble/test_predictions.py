@@ -246,12 +246,17 @@ def apart(method: catalogue.Method, outputs_K: Tensor, task: str) -> Tensor:
     return torch.stack(columns, dim=-1)
 
 
-@pytest.mark.parametrize("task", ["multilabel", "regression"])
-@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        (name, task)
+        for name, method in POOLS.items()
+        for task in ("multilabel", "regression")
+        if task in tasks(method.function)
+    ],
+)
 def test_labels_and_targets_are_pooled_each_by_itself(name: str, task: str) -> None:
     method = POOLS[name]
-    if task not in tasks(method.function):
-        pytest.skip("it does not pool this task")
     outputs_K = members("classification", rows=30)
     weights = {"weights": [1.0 + k for k in range(len(outputs_K))]} if method.needs else {}
     together = predictions.pooled(method.function, outputs_K, task, **weights)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
@@ -133,7 +134,6 @@ def test_a_stream_of_arrow_and_a_frame_with_its_interface_are_read(frame, tmp_pa
 
 
 def test_a_frame_of_polars_is_read(frame):
-    polars = pytest.importorskip("polars")
     theirs = polars.from_arrow(pa.Table.from_pandas(frame))
     assert same(load(config("any"), theirs), load(config("any"), frame))
 
