@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -202,3 +204,21 @@ def test_the_housing_example_runs_and_both_ways_agree(tmp_path):
     assert told["same_in_another_process"] is True
     # The target's deviation is far larger: the model has learnt something.
     assert told["test_rmse"] < 0.7 * told["deviation"]
+
+
+def test_the_housing_example_runs_from_the_shell_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ZOO_REGISTRY", raising=False)
+    monkeypatch.delenv("ZOO_BLOBS", raising=False)
+    example = runpy.run_path(str(ROOT / "examples" / "housing.py"))
+    example["houses"]().to_csv("houses.csv", index=False)
+    lines = [line.strip() for line in example["__doc__"].splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("zoo ")]
+    assert [command[0] for command in commands] == ["train-many", "predict", "continue", "predict"]
+    for command in commands:
+        done = CliRunner().invoke(main, command, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    price = pd.read_csv("houses.csv")["price"]
+    before, after = (pd.read_csv(f"{name}.csv")["prediction"] for name in ("before", "after"))
+    assert len(before) == len(after) == len(price)
+    assert (after - price).abs().mean() <= 1.05 * (before - price).abs().mean()
