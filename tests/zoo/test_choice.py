@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stacks import IMPOSSIBLE, MEMBERS, Custom, custom, prepared
+from stacks import IMPOSSIBLE, MEMBERS, Custom, Rebinding, custom, prepared
 
 from zoo import choice as zoo_choice
 from zoo.choice import Choice, Race, bounds, choose, described
@@ -228,20 +228,6 @@ class Sampling(Custom):
         return self.linear(torch.nn.functional.dropout(x, 0.5, training=True))
 
 
-class Replacing(Custom):
-    """Replaces a buffer, which a stack cannot see."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("seen", torch.zeros(3))
-
-    def forward(self, x):
-        outputs = self.linear(x)
-        if self.training:
-            self.seen = self.seen + outputs.detach().mean(0)
-        return outputs
-
-
 class Deciding(Custom):
     """Branches on values in evaluation alone."""
 
@@ -251,7 +237,7 @@ class Deciding(Custom):
 
 
 @pytest.mark.parametrize(
-    ("kind", "fact"), [(Replacing, "left out"), (Deciding, "impossible"), (Sampling, None)]
+    ("kind", "fact"), [(Rebinding, "left out"), (Deciding, "impossible"), (Sampling, None)]
 )
 def test_evaluation_and_buffers_are_compared_too(kind, fact):
     modules, x_KN, y_KN = custom(kind)

@@ -12,6 +12,7 @@ from stacks import (
     MEMBERS,
     ROWS,
     Custom,
+    Rebinding,
     batch,
     custom,
     descend,
@@ -269,20 +270,6 @@ def test_images_go_in_with_the_channels_last_unless_a_module_takes_views_of_them
         torch.testing.assert_close((loss_K[0], gradient_KP[0]), (expected, gradient), **CLOSE)
         assert engine.channels_last == (layout is not None)
     assert (60, 1, 12, 2) in seen
-
-
-class Rebinding(Custom):
-    """Replaces a buffer by another one, where most modules write into it."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("seen", torch.zeros(3))
-
-    def forward(self, x):
-        outputs = self.linear(x)
-        if self.training:
-            self.seen = self.seen + outputs.detach().mean(0)
-        return outputs + self.seen
 
 
 def test_a_buffer_that_is_replaced_is_the_members_from_then_on():
