@@ -36,6 +36,7 @@ def recorded(asked: Plan, choice: Choice) -> int:
         Registry(f"sqlite:///{folder}/registry.db", Path(folder) / "blobs") as registry,
     ):
         runs = registry.add(asked.requests)
+        registry.claim([run.id for run in runs])
         fit = Fit([asked.member(run) for run in runs], asked.data, choice=choice)
         journal = Journal(registry, asked.data)
         journal.save(fit, now=True)
@@ -43,7 +44,7 @@ def recorded(asked: Plan, choice: Choice) -> int:
             epochs += len(happened.epochs)
             journal.keep(happened)
             journal.save(fit)
-        journal.flush()
+        journal.flush(last=True)
     return epochs
 
 

@@ -54,6 +54,22 @@ class IntegrityError(ZooError):
     exit_code = 4
 
 
+class UnreachableError(ZooError):
+    """The catalogue cannot be read or written now: no connection, locked, or its disk is full."""
+
+
+class LostClaimError(ZooError):
+    """A run that this process was working on is somebody else's now.
+
+    Attributes:
+        run_ids: those runs.
+    """
+
+    def __init__(self, message: str, run_ids: frozenset[str]) -> None:
+        super().__init__(message)
+        self.run_ids = run_ids
+
+
 class UntrustedError(ZooError):
     """Code that a config or the registry names, and that the user has not said to be trusted."""
 

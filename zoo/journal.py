@@ -1,29 +1,29 @@
-"""What happens in training, written down: epochs together about once a second, ends at once.
+"""What happens in training, written down about once a second, all of it in one transaction.
 
-The epochs of a member that ends, which nobody has written yet, go into the very transaction that
-publishes it.
+Weights go to their place at once, but nobody sees them before the transaction that mentions them.
+Where the catalogue cannot be reached, what happened waits here and training goes on.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 from zoo.data import Data
-from zoo.errors import ZooError
+from zoo.errors import LostClaimError, UnreachableError, ZooError
 from zoo.fit import Fit
 from zoo.registry import Registry
+from zoo.registry.records import Batch, Outcome, finite
 from zoo.reports import Epoch, Finished, Kept, Pass
 
-FLUSH_S = 1.0  # how long epochs may wait to be written together: one disk synchronisation for all
+FLUSH_S = 1.0  # how long anything may wait to be written with the rest
 STATE_S = 30.0  # how much training a crash may cost
-UNRECORDED = (
-    "key",
-    "source",
-    "val_balanced_accuracy",
-)  # what a row of the history has no column for
 SHARE = 0.02  # of the time, at most, that goes into saving the state of training
+PATIENCE_S = 300.0  # how long the end of training waits for a catalogue that cannot be reached
+RETRY_S = 5.0  # and how long it waits between two tries
+# What a row of the history has no column for.
+UNRECORDED = ("key", "source", "val_balanced_accuracy")
 
 
 @dataclass
@@ -31,44 +31,60 @@ class Journal:
     """Writes the passes of a :class:`~zoo.fit.Fit` to the registry.
 
     Attributes:
-        begun: members that have trained before, whose histories go on.
+        say: is told what the user should know.
+        histories: the epochs of members that have begun, those of earlier attempts too.
         ended: members that have ended, whatever became of them; nothing more is written of them.
+        batch: what is not written yet.
     """
 
     registry: Registry
     data: Data
-    begun: set[str] = field(default_factory=set)
+    say: Callable[[str], None] = lambda text: None
+    histories: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    started: list[str] = field(default_factory=list)
-    flushed: float = field(default_factory=time.monotonic)
+    batch: Batch = field(default_factory=Batch)
+    due: float = 0.0
     saved: float = field(default_factory=time.monotonic)
     cost: float = 0.0
 
     def keep(self, happened: Pass) -> None:
-        """Take note of a pass, in which nobody had ended before; publish what has ended."""
+        """Take note of a pass, in which nobody had ended before; store weights."""
         for epoch in happened.epochs:
-            if epoch.key not in self.begun:
-                self.started.append(epoch.key)
-                self.begun.add(epoch.key)
+            if epoch.key not in self.histories:
+                self.histories[epoch.key] = []
+                self.batch.started.append(epoch.key)
             row = {"run_id": epoch.key, **vars(epoch)}  # asdict would copy every value
-            self.rows.append({key: row[key] for key in row if key not in UNRECORDED})
-        named = {*(key for key, _ in happened.kept), *(end.key for end in happened.finished)}
-        if named.intersection(self.started) or time.monotonic() - self.flushed > FLUSH_S:
-            self.flush()
+            row = {key: row[key] for key in row if key not in UNRECORDED}
+            self.histories[epoch.key].append(row)
+            self.batch.history.append(row)
         for key, kept in happened.kept:
             if key not in self.ended:
                 self._keep_or_fail(key, kept)
         for end in happened.finished:
             if end.key not in self.ended:
-                self._publish(end)
+                self._end(end)
+        if time.monotonic() > self.due:
+            self.flush()
 
-    def flush(self) -> None:
-        """Write what has been noted."""
-        if self.started:
-            self.registry.start(self.started)
-        self.registry.record(self.rows)
-        self.rows, self.started, self.flushed = [], [], time.monotonic()
+    def flush(self, *, last: bool = False) -> None:
+        """Write what has been noted; the ``last`` time patiently.
+
+        Raises:
+            UnreachableError: the last time, where the catalogue cannot be reached for long.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self._write()
+                return
+            except UnreachableError as error:
+                if last and time.monotonic() > deadline:
+                    raise
+                self.say(f"{error}; what happens is kept in memory until it can be")
+                self.due = time.monotonic() + RETRY_S
+                if not last:
+                    return
+                time.sleep(RETRY_S)
 
     def save(self, fit: Fit, *, now: bool = False) -> None:
         """Save the state of training where it is time to, so that a crash costs little."""
@@ -80,9 +96,12 @@ class Journal:
         if not keys:
             return
         start = time.monotonic()
-        self.flush()
-        tensors, note = fit.snapshot()
-        self.registry.save_state(keys, tensors, note | {"torch": version("torch")})
+        try:
+            self._write()
+            tensors, note = fit.snapshot()
+            self.registry.save_state(keys, tensors, note | {"torch": version("torch")})
+        except (UnreachableError, LostClaimError) as error:
+            self.say(f"the state of training is not saved: {error}")
         self.saved = time.monotonic()
         self.cost = self.saved - start
 
@@ -90,36 +109,46 @@ class Journal:
         """Let members that have not ended be failed."""
         for key in keys:
             if key not in self.ended:
-                self.ended.add(key)
-                self.registry.finish(key, "failed", error=fault)
+                self._note_end(Outcome(run_id=key, status="failed", error=fault))
 
-    def _publish(self, end: Finished) -> None:
-        self.ended.add(end.key)
-        history = [row for row in self.rows if row["run_id"] == end.key]
-        self.rows = [row for row in self.rows if row["run_id"] != end.key]
-        if end.state is None or end.best is None:
-            self.registry.record(history)
-            self.registry.finish(
-                end.key, end.status, error=end.fault, epochs=end.epochs, seconds=end.seconds
-            )
+    def _write(self) -> None:
+        """Write the batch, but nothing of runs that another process has taken over."""
+        try:
+            self.registry.write(self.batch)
+        except LostClaimError as error:
+            self.say(str(error))
+            self.ended |= error.run_ids
+            self.registry.write(self.batch.without(error.run_ids))
+        self.batch = Batch()
+        self.due = time.monotonic() + FLUSH_S
+
+    def _end(self, end: Finished) -> None:
+        best = end.best
+        outcome = Outcome(
+            run_id=end.key,
+            status=end.status,
+            error=end.fault or None,
+            epochs=end.epochs,
+            best_epoch=best.epoch if best else None,
+            metrics=self._metrics(best) if best else None,
+            seconds=end.seconds,
+        )
+        if best is None or end.state is None:
+            self._note_end(outcome)
             return
         try:
             for kept in end.kept:
                 self._keep(end.key, kept)
-            self.registry.publish(
-                end.key,
-                end.state,
-                status=end.status,
-                epoch=end.best.epoch,
-                epochs=end.epochs,
-                metrics=self._metrics(end.best),
-                seconds=end.seconds,
-                source=end.best.source,
-                history=history,
-            )
+            history = self.histories[end.key]
+            self._keep(end.key, Kept("best", best, end.state), outcome, history)
+            self._note_end(outcome)
         except ZooError as error:  # such as a full disk: the others may still find room
-            self.registry.record(history)
-            self.registry.finish(end.key, "failed", error=str(error))
+            self.fail([end.key], str(error))
+
+    def _note_end(self, outcome: Outcome) -> None:
+        self.ended.add(outcome.run_id)
+        self.histories.pop(outcome.run_id, None)
+        self.batch.outcomes.append(outcome)
 
     def _keep_or_fail(self, key: str, kept: Kept) -> None:
         try:
@@ -127,23 +156,32 @@ class Journal:
         except ZooError as error:  # such as a full disk: the others may still find room
             self.fail([key], str(error))
 
-    def _keep(self, key: str, kept: Kept) -> None:
-        self.registry.keep(
+    def _keep(
+        self,
+        key: str,
+        kept: Kept,
+        outcome: Outcome | None = None,
+        history: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        checkpoint = self.registry.put(
             key,
             kept.state,
             kind=kept.kind,
             epoch=kept.epoch.epoch,
             metrics=self._metrics(kept.epoch),
             source=kept.epoch.source,
+            outcome=outcome,
+            history=history,
         )
+        self.batch.checkpoints.append(checkpoint)
 
     def _metrics(self, epoch: Epoch) -> dict[str, float]:
         name = "rmse" if self.data.task == "regression" else "accuracy"
-        balanced = epoch.val_balanced_accuracy
-        return {
+        figures = {
             "train_loss": epoch.train_loss,
             f"train_{name}": epoch.train_metric,
             "val_loss": epoch.val_loss,
             f"val_{name}": epoch.val_metric,
-            **({} if balanced is None else {"val_balanced_accuracy": balanced}),
+            "val_balanced_accuracy": epoch.val_balanced_accuracy,
         }
+        return finite({key: value for key, value in figures.items() if value is not None})

@@ -5,7 +5,9 @@
 
 import gc
 import signal
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import groupby
@@ -17,18 +19,19 @@ from zoo.checks import shape_key
 from zoo.choice import Choice, described
 from zoo.data import Data
 from zoo.engines import EngineName
-from zoo.errors import InterruptedRunsError, MismatchError, ZooError
+from zoo.errors import InterruptedRunsError, LostClaimError, MismatchError, ZooError
 from zoo.fit import WIDTH, Fit
 from zoo.interrupting import Stop
 from zoo.journal import Journal
 from zoo.memory import is_exhausted
 from zoo.planning import Plan
 from zoo.registry import NewRun, Registry, Run
-from zoo.registry.records import SavedState, differences, label
+from zoo.registry.records import DONE, SavedState, differences, label
 from zoo.reports import Member, Pass
 from zoo.settings import flatten
 
-DONE = ("finished", "diverged")
+UNDONE = ("queued", "running", "interrupted")
+POLL_S = 1.0  # between two looks at what others work on
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def train_many(
     """Train the planned runs that are not finished yet; publish each as soon as it ends.
 
     What was interrupted, in whatever way, goes on from where its state was last saved; on a CPU it
-    comes out the same to the last bit.
+    comes out the same to the last bit.  Runs that another process trains are waited for, and taken
+    over where it dies.
 
     Args:
         plan: from :func:`zoo.planning.plan`.
@@ -89,32 +93,30 @@ def train_many(
     runs = registry.add(_distinguish(plan.requests, known))
     pending = [run for run in runs if run.status not in DONE]
     watch(Begun(plan, runs, pending))
-    members = {run.id: plan.member(run) for run in pending}
     trainer = _Trainer(plan, registry, engine, width, watch)
     try:
         with Stop(
             "stopping after this epoch; once more stops at once and loses it"
         ) as trainer.stop:
-            for saved in registry.saved_states(members):
-                mates = [run for run in runs if run.status in DONE or run.id in saved.run_ids]
-                trainer.resume(saved, {run.id: plan.member(run) for run in mates})
-            left = [member for key, member in members.items() if key not in trainer.ended]
-            left.sort(key=_shape)
-            for _, group in groupby(left, key=_shape):
-                trainer.train(list(group))
+            left = {run.id for run in pending}
+            while left:
+                mine = registry.claim(left)
+                if mine:
+                    trainer.train_all(_now(runs, registry), mine)
+                left = trainer.wait(runs, left - mine)
     except (_Stopped, KeyboardInterrupt):
         now = _now(runs, registry)
         left_runs = [run for run in now if run.status not in DONE]
         for run in left_runs:
-            if run.status == "running":
-                registry.finish(run.id, "interrupted")
+            if run.status == "running" and run.id in trainer.mine:
+                with suppress(LostClaimError):
+                    registry.finish(run.id, "interrupted")
         error = InterruptedRunsError(
             f"interrupted: {len(runs) - len(left_runs)} of {len(runs)} runs are finished and safe "
             "in the registry; the same command again goes on with the others"
         )
         error.exit_code = 128 + (trainer.stop.signal or signal.SIGINT)
         raise error from None
-    registry.sweep()
     return _now(runs, registry)
 
 
@@ -130,8 +132,43 @@ class _Trainer:
 
     def __post_init__(self) -> None:
         self.ended: set[str] = set()
+        self.mine: set[str] = set()
         self.choices: dict[tuple[str, int, int | None], Choice] = {}
         self.stop = Stop("")
+
+    def train_all(self, asked: Sequence[Run], mine: Set[str]) -> None:
+        """Train those of the plan's runs that are claimed, first those whose state was saved."""
+        self.mine |= mine
+        members = {run.id: self.plan.member(run) for run in asked if run.id in mine}
+        for saved in self.registry.saved_states(members):
+            mates = [run for run in asked if run.status in DONE or run.id in saved.run_ids]
+            self.resume(saved, {run.id: self.plan.member(run) for run in mates})
+        left = [member for key, member in members.items() if key not in self.ended]
+        left.sort(key=_shape)
+        for _, group in groupby(left, key=_shape):
+            self.train(list(group))
+
+    def wait(self, asked: Sequence[Run], others: Set[str]) -> set[str]:
+        """Wait while other processes work on runs; return those that can be gone on with, if any.
+
+        What failed there has been tried, and is left.
+        """
+        told: set[str] = set()
+        while others:
+            held = self.registry.holders(others)
+            now = [run for run in _now(asked, self.registry) if run.id in others]
+            others = {run.id for run in now if run.id in held or run.status in UNDONE}
+            names = {holder.name for holder in held.values()}
+            if others - held.keys() or any(holder.is_gone for holder in held.values()):
+                break
+            if names - told:
+                text = f"waiting for {len(held)} runs that {', '.join(sorted(names))} works on"
+                self.watch(Noted(text))
+                told |= names
+            time.sleep(POLL_S)
+            if self.stop.signal is not None:
+                raise _Stopped
+        return set(others)
 
     def resume(self, saved: SavedState, members: Mapping[str, Member]) -> None:
         """Go on with runs from their saved state; where that fails they are left to start anew.
@@ -158,7 +195,8 @@ class _Trainer:
                     "figures may differ in the last digits"
                 )
             self.watch(Noted(f"{len(ours)} interrupted runs go on where they were: {how}"))
-            journal = Journal(self.registry, data, set(begun), set(members) - ours)
+            histories = {key: self.registry.history(key) for key in begun}
+            journal = Journal(self.registry, data, self._say, histories, set(members) - ours)
             self._follow(fit, journal)
         except (ZooError, RuntimeError, MemoryError) as error:
             left = len(ours - self.ended)
@@ -169,7 +207,7 @@ class _Trainer:
         left, width = list(members), self.width
         data = self.plan.data_of(left[0])
         while left:
-            journal = Journal(self.registry, data)
+            journal = Journal(self.registry, data, self._say)
             count = self._try(left, data, width, journal)
             left = [member for member in left if member.key not in journal.ended]
             if left:
@@ -204,6 +242,7 @@ class _Trainer:
                 hint = "; try a smaller train.batch_size" if exhausted else ""
                 keys = [member.key for member in members]
                 journal.fail(keys, _first_line(error) + hint)
+                journal.flush(last=True)
         return count
 
     def _follow(self, fit: Fit, journal: Journal) -> None:
@@ -217,8 +256,11 @@ class _Trainer:
                     raise _Stopped
                 journal.save(fit)
         finally:
-            journal.flush()
+            journal.flush(last=True)
             self.ended |= journal.ended
+
+    def _say(self, text: str) -> None:
+        self.watch(Noted(text))
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.registry import NewRun, Registry
+from zoo.registry.records import Batch
 from zoo.registry.tables import SCHEMA
 
 
@@ -163,10 +164,18 @@ def test_starting_again_forgets_the_failed_attempt(registry):
 def test_last_weights_leave_the_best_outcome_alone(registry):
     (run,) = registry.add([new_run()])
     publish(registry, run, 1.0)
-    registry.keep(run.id, state(2.0), kind="last", epoch=5, metrics={"val_accuracy": 0.1})
+    for value in (1.5, 2.0):  # the second supersedes the first, within one batch too
+        last = registry.put(run.id, state(value), kind="last", epoch=5, metrics={"val_accuracy": 0})
+        several = [
+            registry.put(run.id, state(value), kind="top", epoch=epoch, metrics={})
+            for epoch in (2, 4)
+        ]
+        registry.write(Batch(checkpoints=[last, *several]))
+        registry.write(Batch(checkpoints=[*several, last, last]))
     (run,) = registry.runs()
     assert (run.best_epoch, run.metrics) == (3, {"val_accuracy": 0.9})
-    assert [found.kind for found in registry.checkpoints(run.id)] == ["best", "last"]
+    kinds = [found.kind for found in registry.checkpoints(run.id)]
+    assert sorted(kinds) == ["best", "last", "top", "top"]
     assert registry.load(run.id, "last")["weight"][0, 0] == 2.0
 
 

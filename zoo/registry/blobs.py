@@ -3,7 +3,6 @@
 import hashlib
 import os
 import secrets
-from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,12 +59,10 @@ class Blobs:
             ) from error
         return sha256
 
-    def keep_only(self, known: Set[str]) -> None:
-        """Remove all files but these, unfinished ones too; what cannot be removed stays."""
-        for path in self.folder.glob("*/*"):
-            if path.stem not in known:
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
+    def remove(self, sha256: str) -> None:
+        """Remove a file; one that cannot be removed stays, as nobody needs it gone."""
+        with suppress(OSError):
+            self.path(sha256).unlink(missing_ok=True)
 
     def get(self, sha256: str, size: int, owner: str) -> bytes:
         """Return the bytes that were published, or nothing.

@@ -1,15 +1,16 @@
 """The catalogue: every run and its history, in a database."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Self
 
-from sqlalchemy import delete, select, true, update
+from sqlalchemy import select, update
 
 from zoo.errors import UsageError
 from zoo.registry import rows as sql
 from zoo.registry import tables
+from zoo.registry.claims import Claims, Holder
 from zoo.registry.database import Database, sqlite_path
-from zoo.registry.records import Kind, NewRun, Run, Status
+from zoo.registry.records import Checkpoint, Kind, NewRun, Run, Status
 from zoo.registry.references import resolve
 
 
@@ -18,6 +19,8 @@ class Catalogue:
 
     def __init__(self, url: str, *, create: bool) -> None:
         self._database = Database(sqlite_path(url), create=create)
+        self._claims = Claims(self._database)
+        self._facts: dict[str, Run] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -26,7 +29,8 @@ class Catalogue:
         self.close()
 
     def close(self) -> None:
-        """Close the database."""
+        """Let go of what is claimed, and close the database."""
+        self._claims.close()
         self._database.close()
 
     def add(self, runs: Sequence[NewRun]) -> list[Run]:
@@ -55,43 +59,22 @@ class Catalogue:
             known = {run.id: run for run in sql.select_runs(connection, named)}
         return [known[ids[identity]] for identity in identities]
 
-    def start(self, run_ids: Sequence[str], *, anew: bool = True) -> None:
-        """Mark runs as running; what an earlier attempt recorded is removed, if they begin anew.
+    def claim(self, run_ids: Collection[str]) -> set[str]:
+        """Take on runs, so that no other process does, until they end or this registry is closed.
 
-        Raises:
-            NotFoundError: where a run is unknown.
-            UsageError: where a run is finished already.
+        Returns:
+            Those that are claimed now.  Not the others: they are finished or diverged, or somebody
+            else works on them, see :meth:`holders`.
         """
-        table, history = tables.run, tables.history
-        with self._database.write() as connection:
-            sql.require(connection, run_ids)
-            these = table.c.id.in_(run_ids)
-            finished = sql.select_runs(connection, these & (table.c.status == "finished"))
-            if finished:
-                raise UsageError(f"{finished[0].owner} is finished already")
-            fresh: dict[str, Any] = {"status": "running", "finished_at": None, "error": None}
-            if anew:
-                # Not the state of training: a run that begins may be part of it, as one waiting.
-                weights = tables.checkpoint.c.kind != "state"
-                for kept, where in ((history, true()), (tables.checkpoint, weights)):
-                    connection.execute(delete(kept).where(kept.c.run_id.in_(run_ids) & where))
-                fresh |= {"started_at": sql.now(), "metrics": {}}
-                fresh |= dict.fromkeys(("best_epoch", "epochs", "seconds"))
-            connection.execute(update(table).where(these).values(fresh))
+        mine = self._claims.take(run_ids)
+        with self._database.read() as connection:
+            found = sql.select_runs(connection, tables.run.c.id.in_(mine))
+        self._facts |= {run.id: run for run in found}
+        return mine
 
-    def record(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Keep epochs of runs; a row replaces an earlier one of the same run and epoch.
-
-        A row holds ``run_id``, ``epoch`` and any of the figures of :class:`zoo.reports.Epoch`.
-
-        Raises:
-            NotFoundError: where a run is unknown.
-        """
-        if not rows:
-            return
-        with self._database.write() as connection:
-            sql.require(connection, {row["run_id"] for row in rows})
-            sql.put_history(connection, rows)
+    def holders(self, run_ids: Collection[str]) -> dict[str, Holder]:
+        """Tell who works on runs, of those that another process has claimed."""
+        return self._claims.holders(run_ids)
 
     def runs(
         self, refs: Sequence[str] = (), *, kind: Kind | None = None, status: Status | None = None
@@ -137,3 +120,24 @@ class Catalogue:
         with self._database.read() as connection:
             sql.require(connection, [run_id])
             return [dict(row) for row in connection.execute(query).mappings()]
+
+    def checkpoints(self, run_id: str) -> list[Checkpoint]:
+        """Return a run's checkpoints, oldest first; the state of training is not one of them.
+
+        Raises:
+            NotFoundError: where the run is unknown.
+        """
+        table = tables.checkpoint
+        columns = [column for column in table.c if column.name != "sequence"]
+        these = (table.c.run_id == run_id) & (table.c.kind != "state")
+        query = select(*columns).where(these).order_by(table.c.sequence)
+        with self._database.read() as connection:
+            sql.require(connection, [run_id])
+            return [Checkpoint(**row) for row in connection.execute(query).mappings()]
+
+    def _known(self, run_id: str) -> Run:
+        """Return what never changes of a run; of those worked on here it is read but once."""
+        if run_id not in self._facts:
+            with self._database.read() as connection:
+                self._facts[run_id] = sql.one_run(connection, run_id)
+        return self._facts[run_id]

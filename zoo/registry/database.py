@@ -15,7 +15,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, in
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from zoo.errors import IntegrityError, NotFoundError, UsageError, ZooError
+from zoo.errors import IntegrityError, NotFoundError, UnreachableError, UsageError
 from zoo.registry.tables import SCHEMA, meta, metadata
 
 PATIENCE_S = 30
@@ -149,7 +149,7 @@ class Database:
                     f"{self.path}: {error.orig}; choose another place with --registry"
                 ) from error
             if isinstance(error.orig, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
-                raise ZooError(f"{self.path}: {error.orig}") from error
+                raise UnreachableError(f"{self.path}: {error.orig}") from error
             raise
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ CheckpointKind = Literal[
     "best", "last", "top", "epoch", "ema", "swa", "lawa", "optimiser", "state", "merged"
 ]
 COLUMNS_NAMED = 5  # of those in which two schemas differ
+DONE: tuple[Status, ...] = ("finished", "diverged")  # what is never trained again
 SEVERAL: tuple[CheckpointKind, ...] = ("top", "epoch")  # a run may have one for each epoch
 Average = Literal["ema", "swa", "lawa"]
 Source = Literal["weights", Average]
@@ -130,6 +131,64 @@ class Checkpoint:
     source: Source
     metrics: dict[str, float]
     created_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended; what is None stays as it was.
+
+    ``metrics`` holds finite values only, see :func:`finite`.
+    """
+
+    run_id: str
+    status: Status
+    error: str | None = None
+    epochs: int | None = None
+    best_epoch: int | None = None
+    metrics: Mapping[str, float] | None = None
+    seconds: float | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What it tells of the run, by the names of its fields."""
+        told = {key: value for key, value in vars(self).items() if value is not None}
+        del told["run_id"]
+        return told
+
+
+@dataclass
+class Batch:
+    """What is to be written of some runs together; in this order, all or nothing.
+
+    Attributes:
+        started: identifiers of runs that begin anew.
+        history: epochs, ``run_id``, ``epoch`` and any figures of :class:`zoo.reports.Epoch`; each
+            replaces an earlier one of the same run and epoch.
+        checkpoints: from :meth:`~zoo.registry.Registry.put`; each replaces an earlier one of the
+            same run and kind, and for ``top`` and ``epoch`` of the same epoch.
+        outcomes: how runs ended.
+    """
+
+    started: list[str] = field(default_factory=list)
+    history: list[Mapping[str, Any]] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def run_ids(self) -> set[str]:
+        """Of whom it tells."""
+        told = {*self.started, *(row["run_id"] for row in self.history)}
+        told |= {kept.run_id for kept in self.checkpoints}
+        return told | {end.run_id for end in self.outcomes}
+
+    def without(self, run_ids: Set[str]) -> "Batch":
+        """Leave some runs out."""
+        return Batch(
+            [key for key in self.started if key not in run_ids],
+            [row for row in self.history if row["run_id"] not in run_ids],
+            [kept for kept in self.checkpoints if kept.run_id not in run_ids],
+            [end for end in self.outcomes if end.run_id not in run_ids],
+        )
 
 
 @dataclass(frozen=True)

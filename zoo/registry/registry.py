@@ -5,27 +5,28 @@ final name, before one transaction mentions them.  Readers see what is mentioned
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import select
 
-from zoo.errors import NotFoundError
+from zoo.errors import NotFoundError, UsageError
 from zoo.registry import rows as sql
 from zoo.registry import tables
 from zoo.registry.blobs import Blobs
 from zoo.registry.catalogue import Catalogue
 from zoo.registry.records import (
+    Batch,
     Checkpoint,
     CheckpointKind,
-    Run,
+    Outcome,
     SavedState,
     Source,
     Status,
     finite,
 )
 from zoo.registry.weights import decode, encode, header
+from zoo.registry.writing import drop_states, history_row, start, write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +59,43 @@ class Registry(Catalogue):
             self._blobs.create()
         super().__init__(url, create=create)
 
+    def put(
+        self,
+        run_id: str,
+        state: Mapping[str, "Tensor"],
+        *,
+        kind: CheckpointKind,
+        epoch: int | None,
+        metrics: Mapping[str, float],
+        source: Source = "weights",
+        outcome: Outcome | None = None,
+        history: Sequence[Mapping[str, Any]] = (),
+    ) -> Checkpoint:
+        """Store weights, which nobody sees until what is returned has been written in a batch.
+
+        The run's facts, and the outcome and history where given, go into the file's header.
+
+        Raises:
+            NotFoundError: where the run is unknown.
+            ZooError: where weights are not finite or cannot be stored; nothing is left then.
+        """
+        run = self._known(run_id)
+        card: dict[str, Any] = {"schema": tables.SCHEMA, "checkpoint": kind, "epoch": epoch}
+        card |= {"source": source, "checkpoint_metrics": finite(metrics)}
+        card |= {"history": [history_row(row) for row in history]}
+        card |= vars(run) | (outcome.given if outcome else {})
+        data = encode(state, card, run.owner)
+        return Checkpoint(
+            run_id=run.id,
+            kind=kind,
+            sha256=self._blobs.put(data),
+            size=len(data),
+            epoch=epoch,
+            source=source,
+            metrics=finite(metrics),
+            created_at=sql.now(),
+        )
+
     def publish(
         self,
         run_id: str,
@@ -69,62 +107,100 @@ class Registry(Catalogue):
         epochs: int | None,
         metrics: Mapping[str, float],
         seconds: float | None,
-        source: Source = "weights",
-        history: Sequence[Mapping[str, Any]] = (),
     ) -> Checkpoint:
-        """Keep a run's weights and then, in one transaction, its outcome and its last epochs.
+        """Keep a run's weights and then, in one transaction, its outcome.
 
-        A checkpoint of the same kind is replaced.  ``metrics`` and ``epoch`` become the run's own;
-        ``history`` holds rows as for :meth:`record`.
+        A checkpoint of the same kind is replaced.  ``metrics`` and ``epoch`` become the run's own.
 
         Raises:
             NotFoundError: where the run is unknown.
+            LostClaimError: where the run is another process's.
             ZooError: where weights are not finite or cannot be written; nothing has changed then.
         """
-        with self._database.read() as connection:
-            run = sql.one_run(connection, run_id)
-        outcome = {
-            "status": status,
-            "finished_at": sql.ended(status),
-            "epochs": epochs,
-            "seconds": seconds,
-            "best_epoch": epoch,
-            "metrics": finite(metrics),
-        }
-        checkpoint = self._put(run, state, outcome, kind, epoch, metrics, source)
-        with self._database.write() as connection:
-            sql.put_checkpoints(connection, [checkpoint])
-            sql.put_history(connection, history)
-            stale = sql.drop_states(connection, [run_id])
-            connection.execute(update(tables.run).where(tables.run.c.id == run_id).values(outcome))
-        if stale:
-            self.sweep()
-        return checkpoint
+        end = Outcome(
+            run_id=run_id,
+            status=status,
+            epochs=epochs,
+            best_epoch=epoch,
+            metrics=finite(metrics),
+            seconds=seconds,
+        )
+        kept = self.put(run_id, state, kind=kind, epoch=epoch, metrics=metrics, outcome=end)
+        self.write(Batch(checkpoints=[kept], outcomes=[end]))
+        return kept
 
-    def keep(
+    def start(self, run_ids: Sequence[str], *, anew: bool = True) -> None:
+        """Mark runs as running; what an earlier attempt recorded is removed, if they begin anew.
+
+        Raises:
+            NotFoundError: where a run is unknown.
+            LostClaimError: where a run is another process's.
+            UsageError: where a run is finished already.
+        """
+        table = tables.run
+        with self._database.write() as connection:
+            self._claims.check(connection, run_ids)
+            these = table.c.id.in_(run_ids)
+            finished = sql.select_runs(connection, these & (table.c.status == "finished"))
+            if finished:
+                raise UsageError(f"{finished[0].owner} is finished already")
+            start(connection, run_ids, anew=anew)
+
+    def record(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep epochs of runs; a row replaces an earlier one of the same run and epoch.
+
+        A row holds ``run_id``, ``epoch`` and any of the figures of :class:`zoo.reports.Epoch`.
+
+        Raises:
+            NotFoundError: where a run is unknown.
+            LostClaimError: where a run is another process's.
+        """
+        self.write(Batch(history=[*rows]))
+
+    def finish(
         self,
         run_id: str,
-        state: Mapping[str, "Tensor"],
+        status: Status,
         *,
-        kind: CheckpointKind,
-        epoch: int,
-        metrics: Mapping[str, float],
-        source: Source = "weights",
-    ) -> Checkpoint:
-        """Keep weights of a run besides its best ones; the run itself stays as it is.
-
-        A checkpoint of the same kind, and of the same epoch for ``top`` and ``epoch``, is replaced.
+        error: str | None = None,
+        epochs: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """End a run that publishes no weights: it failed, or is a prediction ensemble.
 
         Raises:
             NotFoundError: where the run is unknown.
-            ZooError: where weights are not finite or cannot be written; nothing has changed then.
+            LostClaimError: where the run is another process's.
         """
-        with self._database.read() as connection:
-            run = sql.one_run(connection, run_id)
-        checkpoint = self._put(run, state, {}, kind, epoch, metrics, source)
+        end = Outcome(
+            run_id=run_id,
+            status=status,
+            error=error,
+            epochs=epochs,
+            metrics=None if metrics is None else finite(metrics),
+            seconds=seconds,
+        )
+        self.write(Batch(outcomes=[end]))
+
+    def write(self, batch: Batch) -> None:
+        """Write what happened to some runs in one transaction, or nothing of it.
+
+        Writing the same again changes nothing.  Runs whose outcome is written are released.
+
+        Raises:
+            NotFoundError: where a run is unknown.
+            LostClaimError: where runs are another process's; it names them all.
+            UnreachableError: where the database cannot be used now.
+        """
+        run_ids = batch.run_ids
+        if not run_ids:
+            return
         with self._database.write() as connection:
-            sql.put_checkpoints(connection, [checkpoint])
-        return checkpoint
+            self._claims.check(connection, run_ids)
+            stale = write(connection, batch)
+        for sha256 in stale:
+            self._states.remove(sha256)
 
     def save_state(
         self, run_ids: Sequence[str], tensors: Mapping[str, "Tensor"], note: Mapping[str, Any]
@@ -135,19 +211,21 @@ class Registry(Catalogue):
 
         Raises:
             NotFoundError: where a run is unknown.
+            LostClaimError: where a run is another process's.
             ZooError: where it cannot be written; the former one is still there then.
         """
         data = encode(tensors, note, "the state of training", finite=False)
-        with self._database.write() as connection:  # held while writing: see sweep()
-            sql.require(connection, run_ids)
-            facts: dict[str, Any] = {"kind": "state", "sha256": self._states.put(data)}
-            facts |= {"size": len(data), "epoch": None, "source": "weights", "metrics": {}}
-            sql.drop_states(connection, run_ids)
-            rows = [
-                asdict(Checkpoint(run_id=key, created_at=sql.now(), **facts)) for key in run_ids
-            ]
-            connection.execute(insert(tables.checkpoint), rows)
-        self.sweep()
+        facts: dict[str, Any] = {"kind": "state", "sha256": self._states.put(data)}
+        facts |= {"size": len(data), "epoch": None, "source": "weights", "metrics": {}}
+        batch = Batch(
+            checkpoints=[Checkpoint(run_id=key, created_at=sql.now(), **facts) for key in run_ids]
+        )
+        with self._database.write() as connection:
+            self._claims.check(connection, run_ids)
+            stale = drop_states(connection, run_ids)
+            write(connection, batch)
+        for sha256 in stale - {facts["sha256"]}:
+            self._states.remove(sha256)
 
     def saved_states(self, run_ids: Iterable[str]) -> list[SavedState]:
         """Return the states that any of these runs are part of."""
@@ -169,61 +247,6 @@ class Registry(Catalogue):
         data = self._states.get(saved.sha256, saved.size, "the state of training")
         return decode(data), header(data)
 
-    def sweep(self) -> None:
-        """Remove files of states that no run is part of, also what a crash has left.
-
-        Nobody is writing one meanwhile, because that takes the same lock.
-        """
-        with self._database.write() as connection:
-            these = tables.checkpoint.c.kind == "state"
-            known = connection.scalars(select(tables.checkpoint.c.sha256).where(these))
-            self._states.keep_only(set(known))
-
-    def finish(
-        self,
-        run_id: str,
-        status: Status,
-        *,
-        error: str | None = None,
-        epochs: int | None = None,
-        metrics: Mapping[str, float] | None = None,
-        seconds: float | None = None,
-    ) -> None:
-        """End a run that publishes no weights: it failed, or is a prediction ensemble.
-
-        Raises:
-            NotFoundError: where the run is unknown.
-        """
-        measured = None if metrics is None else finite(metrics)
-        given = {"epochs": epochs, "metrics": measured, "seconds": seconds}
-        outcome = {key: value for key, value in given.items() if value is not None}
-        stale = False
-        with self._database.write() as connection:
-            sql.require(connection, [run_id])
-            if status != "interrupted":
-                stale = sql.drop_states(connection, [run_id])
-            connection.execute(
-                update(tables.run)
-                .where(tables.run.c.id == run_id)
-                .values(status=status, finished_at=sql.ended(status), error=error, **outcome)
-            )
-        if stale:
-            self.sweep()
-
-    def checkpoints(self, run_id: str) -> list[Checkpoint]:
-        """Return a run's checkpoints, oldest first; the state of training is not one of them.
-
-        Raises:
-            NotFoundError: where the run is unknown.
-        """
-        table = tables.checkpoint
-        columns = [column for column in table.c if column.name != "sequence"]
-        these = (table.c.run_id == run_id) & (table.c.kind != "state")
-        query = select(*columns).where(these).order_by(table.c.sequence)
-        with self._database.read() as connection:
-            sql.require(connection, [run_id])
-            return [Checkpoint(**row) for row in connection.execute(query).mappings()]
-
     def load(
         self, run_id: str, kind: CheckpointKind = "best", epoch: int | None = None
     ) -> dict[str, "Tensor"]:
@@ -242,27 +265,3 @@ class Registry(Catalogue):
                 return decode(self._blobs.get(checkpoint.sha256, checkpoint.size, run.owner))
         which = kind if epoch is None else f"{kind} {epoch}"
         raise NotFoundError(f"{run.owner} has no {which!r} weights; its status is {run.status}")
-
-    def _put(
-        self,
-        run: Run,
-        state: Mapping[str, "Tensor"],
-        outcome: Mapping[str, Any],
-        kind: CheckpointKind,
-        epoch: int | None,
-        metrics: Mapping[str, float],
-        source: Source,
-    ) -> Checkpoint:
-        """Write weights; nothing mentions them yet."""
-        card = {"schema": tables.SCHEMA, "checkpoint": kind, "epoch": epoch, "source": source}
-        data = encode(state, card | vars(run) | dict(outcome), run.owner)
-        return Checkpoint(
-            run_id=run.id,
-            kind=kind,
-            sha256=self._blobs.put(data),
-            size=len(data),
-            epoch=epoch,
-            source=source,
-            metrics=finite(metrics),
-            created_at=sql.now(),
-        )

@@ -3,17 +3,18 @@
 import platform
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, insert, select, true
+from sqlalchemy import ColumnElement, Connection, Insert, Table, select, true
 from sqlalchemy.dialects import sqlite
 
 from zoo.errors import NotFoundError
 from zoo.registry import tables
-from zoo.registry.records import SEVERAL, Checkpoint, NewRun, Run, Status, digest
+from zoo.registry.records import NewRun, Run, digest
 
 COLUMNS = [tables.run.c[field.name] for field in fields(Run) if field.name in tables.run.c]
 GIVEN = [field.name for field in fields(NewRun) if field.name in tables.run.c]
@@ -99,63 +100,16 @@ def insert_runs(connection: Connection, fresh: Mapping[str, NewRun]) -> dict[str
 
 def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
     """Insert rows, each replacing the one with the same primary key."""
+    connection.execute(_upsert(table), rows)
+
+
+@cache
+def _upsert(table: Table) -> Insert:
     query = sqlite.insert(table)
     fresh = {column.name: query.excluded[column.name] for column in table.c}
-    connection.execute(
-        query.on_conflict_do_update(index_elements=table.primary_key, set_=fresh), rows
-    )
-
-
-def put_checkpoints(connection: Connection, checkpoints: Iterable[Checkpoint]) -> None:
-    """Insert checkpoints, each in place of the one it supersedes."""
-    table = tables.checkpoint
-    for checkpoint in checkpoints:
-        same = (table.c.run_id == checkpoint.run_id) & (table.c.kind == checkpoint.kind)
-        if checkpoint.kind in SEVERAL:
-            same &= table.c.epoch == checkpoint.epoch
-        connection.execute(delete(table).where(same))
-        connection.execute(insert(table).values(asdict(checkpoint)))
-
-
-def drop_states(connection: Connection, run_ids: Iterable[str]) -> bool:
-    """Forget the saved states of runs; say whether there is one now that no run is part of."""
-    table = tables.checkpoint
-    these = table.c.run_id.in_(list(run_ids)) & (table.c.kind == "state")
-    found = set(connection.scalars(select(table.c.sha256).where(these)))
-    if not found:
-        return False
-    connection.execute(delete(table).where(these))
-    still = connection.scalars(select(table.c.sha256).where(table.c.sha256.in_(found)))
-    return bool(found.difference(still))
-
-
-def put_history(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert epochs, each in place of an earlier one of the same run and epoch.
-
-    Raises:
-        ValueError: where one holds something that the history does not.
-    """
-    if rows:
-        upsert(connection, tables.history, [_history_row(row) for row in rows])
-
-
-def _history_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete an epoch, as plain numbers."""
-    columns: dict[str, Callable[[Any], Any]] = dict.fromkeys(tables.history.c.keys(), float)
-    columns |= {"run_id": str, "epoch": int, "averages": dict}
-    if unknown := sorted(set(row) - set(columns)):
-        raise ValueError(f"an epoch holds {', '.join(columns)}, however also {unknown}")
-    return {
-        name: None if row.get(name) is None else convert(row[name])
-        for name, convert in columns.items()
-    }
+    return query.on_conflict_do_update(index_elements=table.primary_key, set_=fresh)
 
 
 def now() -> str:
     """Say the time, UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def ended(status: Status) -> str | None:
-    """Say when a run of that status ended: now, or not yet."""
-    return None if status in ("queued", "running") else now()

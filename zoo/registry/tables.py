@@ -65,6 +65,10 @@ run = Table(
     Column("seconds", Float),
     Column("error", Text),
     Column("environment", JSON, nullable=False),
+    # The claim: see zoo.registry.claims; the heartbeat is in seconds since 1970.
+    Column("owner", Text),
+    Column("fence", Integer, nullable=False, server_default="0"),
+    Column("heartbeat", Float),
     Index("run_name", "name"),
 )
 
