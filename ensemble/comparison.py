@@ -122,7 +122,7 @@ def compare(
     singles, products = _sorted_out(registry, runs)
     table = bench(registry, [*singles, *products], frame)
     chosen = find(table.data.task, metric or table.metric.name)
-    known = {run.id: run for run in registry.runs()}
+    known = registry.by_id(parent for product in products for parent in product.parents)
     candidates = [_candidate(table, run, known) for run in [*singles, *products]]
     test_targets = table.targets("test")
     val = [chosen(*candidate.validation(table)) for candidate in candidates]
@@ -154,12 +154,15 @@ def compare(
 
 def _sorted_out(registry: Registry, runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     """Return the single models, those that products were made of included, and the products."""
-    known = {run.id: run for run in registry.runs()}
     finished = [run for run in runs if run.status == "finished"]
-    everyone = list(finished)
-    for run in everyone:  # grows by the parents of what is in it
-        everyone += [known[parent] for parent in run.parents if known[parent] not in everyone]
-    singles = [run for run in everyone if run.kind == "single"]
+    everyone = {run.id: run for run in finished}
+    fresh = finished
+    while fresh:  # the parents of what is there, and theirs
+        parents = dict.fromkeys(parent for run in fresh for parent in run.parents)
+        known = registry.by_id(parents.keys() - everyone.keys())
+        fresh = [known[parent] for parent in parents if parent in known]
+        everyone |= {run.id: run for run in fresh}
+    singles = [run for run in everyone.values() if run.kind == "single"]
     if not singles:
         raise EmptyError("a comparison needs a finished single model, however there is none")
     return singles, [run for run in finished if run.kind != "single"]

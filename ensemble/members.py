@@ -212,7 +212,7 @@ def members(registry: Registry, refs: Sequence[str]) -> list[Run]:
         EmptyError: where none of them is finished.
         NotFoundError: where a reference matches nothing.
     """
-    found = registry.runs(refs) if refs else _latest(registry.runs())
+    found = registry.runs(refs) if refs else registry.latest()
     named = {run.id for run in found if {run.name, run.id, run.label}.intersection(refs)}
     models = [
         run
@@ -230,18 +230,9 @@ def members(registry: Registry, refs: Sequence[str]) -> list[Run]:
 
 def candidates(registry: Registry, refs: Sequence[str]) -> list[Run]:
     """Find the runs that references name, and all that was made of these alone."""
-    everything = registry.runs()
-    found = registry.runs(refs) if refs else _latest(everything)
-    ids = {run.id for run in found}
-    products = [run for run in everything if run.parents and ids.issuperset(run.parents)]
+    found = registry.runs(refs) if refs else registry.latest()
+    products = registry.made_of([run.id for run in found])
     return list({run.id: run for run in [*found, *products]}.values())
-
-
-def _latest(runs: Sequence[Run]) -> list[Run]:
-    """Return the models that the latest training asked for, whenever they were trained."""
-    singles = [run for run in runs if run.kind == "single"]
-    latest = max((run.requested_at for run in singles), default="")
-    return [run for run in singles if run.requested_at == latest]
 
 
 def bench(registry: Registry, runs: Sequence[Run], frame: Any = None) -> Bench:

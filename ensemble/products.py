@@ -223,14 +223,15 @@ def _named(registry: Registry, request: NewRun, name: str | None) -> NewRun:
     base = request.name if name is None else name
     if not is_name(base):
         raise OptionError(f"--save takes {NAME_RULE}, however it is {base!r}")
-    taken: dict[str, set[str]] = {}
-    for run in registry.runs():
-        taken.setdefault(run.name, set()).add(f"{run.kind} {run.config_hash} {run.parents}")
-    own = {f"{request.kind} {request.config_hash} {request.parents}"}
-    if name is not None and taken.get(base, own) != own:
-        raise OptionError(f"--save takes a new name, however {base!r} is that of another run")
+    own = (request.kind, request.config_hash, request.parents)
     names = (base if k == 1 else f"{base}-{k}" for k in itertools.count(1))
-    return replace(request, name=next(n for n in names if taken.get(n, own) == own))
+    for free in names:
+        taken = {(run.kind, run.config_hash, run.parents) for run in registry.named(free)}
+        if taken <= {own}:
+            return replace(request, name=free)
+        if name is not None:
+            raise OptionError(f"--save takes a new name, however {base!r} is that of another run")
+    raise AssertionError("there is always another name")
 
 
 def _weights(given: Any, count: int) -> list[float]:

@@ -90,9 +90,9 @@ def predictor(registry: Registry, run: Run) -> Predictor:
     >>> list(predict(rows).columns)
     ['prediction', 'p_setosa', 'p_versicolor', 'p_virginica', 'uncertainty']
     """
-    known = {other.id: other for other in registry.runs()}
     members, function, arguments = [run], mean, {}
     if run.kind == "predictions":
+        known = registry.by_id(run.parents)
         members = [known[parent] for parent in run.parents]
         function = catalogue.find("predictions", run.config["method"]).function
         arguments = run.config["arguments"]

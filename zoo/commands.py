@@ -19,10 +19,9 @@ def complete_ref(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     url, blobs = ctx.params.get("registry"), ctx.params.get("blobs")
     try:
         with Registry(url or REGISTRY, blobs or BLOBS, create=False) as registry:
-            names = {run.name for run in registry.runs()}
+            return registry.names(incomplete)
     except ZooError:
         return []
-    return sorted(name for name in names if name.startswith(incomplete))
 
 
 FORMATS = ("table", "json", "csv", "markdown")

@@ -141,7 +141,6 @@ def continuation(
             )
     files = [ref for ref in refs if ref.endswith(".safetensors")]
     others = [ref for ref in refs if ref not in files]
-    known = {run.id: run for run in registry.runs()}
     found = {file: _told(file) for file in files}
     found |= {run.id: run for run in (registry.runs(others) if others else []) if run.metrics}
     sources = {source: run for source, run in found.items() if run.kind == "single"}
@@ -160,6 +159,7 @@ def continuation(
                 f"runs continued together must share their name and data, however "
                 f"{run.label} and {first.label} have {'; '.join(apart)}"
             )
+    known = registry.by_id(parent.id for parent in parents)  # not those of other registries' files
     runs, starts = [], []
     for source, parent in sources.items():
         settings = override(parent.config, {**changes, "train.epochs": epochs})

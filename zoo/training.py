@@ -87,7 +87,7 @@ def train_many(
             name were interrupted whose settings are not asked for now.
         InterruptedRunsError: at Ctrl-C or SIGTERM, once everything is safe.
     """
-    known = [run for run in registry.runs() if run.name == plan.title]
+    known = registry.named(plan.title)
     _refuse_other_data(plan, known)
     _refuse_other_settings(plan, known)
     runs = registry.add(_distinguish(plan.requests, known))
@@ -323,5 +323,5 @@ def _distinguish(requests: Sequence[NewRun], known: Sequence[Run]) -> list[NewRu
 
 def _now(runs: Sequence[Run], registry: Registry) -> list[Run]:
     """Return the same runs as the registry knows them now."""
-    now = {run.id: run for run in registry.runs()}
+    now = registry.by_id(run.id for run in runs)
     return [now[run.id] for run in runs]

@@ -1,11 +1,11 @@
 """The catalogue: every run and its history, in a database."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Self
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
-from zoo.errors import UsageError
+from zoo.errors import NotFoundError, UsageError
 from zoo.registry import rows as sql
 from zoo.registry import tables
 from zoo.registry.claims import Claims, Holder
@@ -44,19 +44,17 @@ class Catalogue:
         """
         identities = [run.identity for run in runs]
         table = tables.run
-        named = table.c.name.in_({run.name for run in runs})
         with self._database.write() as connection:
             sql.require(connection, {parent for run in runs for parent in run.parents})
-            query = select(table.c.identity, table.c.id).where(named)
-            ids = {row.identity: row.id for row in connection.execute(query)}
             requested = dict(zip(identities, runs, strict=True))
+            query = select(table.c.identity, table.c.id).where(table.c.identity.in_(requested))
+            ids = {row.identity: row.id for row in connection.execute(query)}
             ids |= sql.insert_runs(
                 connection, {key: run for key, run in requested.items() if key not in ids}
             )
-            asked = {"requested_at": sql.now()}
-            these = table.c.id.in_([ids[identity] for identity in identities])
-            connection.execute(update(table).where(these).values(asked))
-            known = {run.id: run for run in sql.select_runs(connection, named)}
+            these = table.c.id.in_(ids.values())
+            connection.execute(update(table).where(these).values(requested_at=sql.now()))
+            known = {run.id: run for run in sql.select_runs(connection, these)}
         return [known[ids[identity]] for identity in identities]
 
     def claim(self, run_ids: Collection[str]) -> set[str]:
@@ -88,10 +86,14 @@ class Catalogue:
             MismatchError: where ``@best`` would compare runs on different data.
             UsageError: where a reference cannot be read or is ambiguous.
         """
+        refs = [refs] if isinstance(refs, str) else refs
         with self._database.read() as connection:
-            found = sql.select_runs(connection)
-        if refs:
-            found = resolve(found, [refs] if isinstance(refs, str) else refs)
+            found = sql.select_runs(connection, sql.narrowed(refs))
+            if refs:
+                try:
+                    found = resolve(found, refs)
+                except NotFoundError:  # what is near may be anything
+                    found = resolve(sql.select_runs(connection), refs)
         return [run for run in found if kind in (None, run.kind) and status in (None, run.status)]
 
     def run(self, ref: str) -> Run:
@@ -108,6 +110,40 @@ class Catalogue:
                 f"as {found[0].label} or {found[0].id}"
             )
         return found[0]
+
+    def by_id(self, run_ids: Iterable[str]) -> dict[str, Run]:
+        """Return runs by their full identifiers, those that exist."""
+        with self._database.read() as connection:
+            found = sql.select_runs(connection, tables.run.c.id.in_(list(run_ids)))
+        return {run.id: run for run in found}
+
+    def named(self, name: str) -> list[Run]:
+        """Return the runs of a name, oldest first; none where there are none."""
+        with self._database.read() as connection:
+            return sql.select_runs(connection, tables.run.c.name == name)
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Return the names of runs that begin so, sorted."""
+        name = tables.run.c.name
+        query = select(name).where(func.substr(name, 1, len(prefix)) == prefix).distinct()
+        with self._database.read() as connection:
+            return sorted(connection.scalars(query))
+
+    def latest(self) -> list[Run]:
+        """Return the models that the latest training asked for, whenever they were trained."""
+        table = tables.run
+        single = table.c.kind == "single"
+        last = select(func.max(table.c.requested_at)).where(single).scalar_subquery()
+        with self._database.read() as connection:
+            return sql.select_runs(connection, single & (table.c.requested_at == last))
+
+    def made_of(self, run_ids: Collection[str]) -> list[Run]:
+        """Return what was made of these runs alone, oldest first."""
+        edge = tables.parent.c
+        related = select(edge.run_id).where(edge.parent_id.in_(run_ids))
+        with self._database.read() as connection:
+            found = sql.select_runs(connection, tables.run.c.id.in_(related))
+        return [run for run in found if set(run_ids).issuperset(run.parents)]
 
     def history(self, run_id: str) -> list[dict[str, Any]]:
         """Return a run's epochs in order; what was not measured, or was NaN, is None.

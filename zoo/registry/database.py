@@ -4,10 +4,12 @@ Write-ahead log, ``synchronous=FULL``, 30 s of patience; every write transaction
 it begins, because a read that turns into a write fails at once instead of waiting.
 """
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from zoo.errors import IntegrityError, NotFoundError, UnreachableError, UsageErr
 from zoo.registry.tables import SCHEMA, meta, metadata
 
 PATIENCE_S = 30
+# Members of a zoo share most of what is written of them: it is parsed once, and never altered.
+parse_json = lru_cache(maxsize=4096)(json.loads)
 REFUSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 DAMAGED = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
 
@@ -169,7 +173,9 @@ def make_folder(folder: Path, option: str) -> None:
 
 def _engine(path: Path) -> Engine:
     engine = create_engine(
-        URL.create("sqlite", database=str(path)), connect_args={"timeout": PATIENCE_S}
+        URL.create("sqlite", database=str(path)),
+        connect_args={"timeout": PATIENCE_S},
+        json_deserializer=parse_json,
     )
 
     @event.listens_for(engine, "connect")

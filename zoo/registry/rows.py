@@ -1,15 +1,16 @@
 """From rows to values and back, within a transaction that the caller holds."""
 
 import platform
+import re
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Insert, Table, select, true
+from sqlalchemy import ColumnElement, Connection, Insert, Table, func, or_, select, true
 from sqlalchemy.dialects import sqlite
 
 from zoo.errors import NotFoundError
@@ -41,6 +42,21 @@ def select_runs(connection: Connection, where: ColumnElement[bool] | None = None
         Run(**(shared[row.pop("dataset_id")] | row), parents=parents.get(row["id"], ()))
         for row in rows
     ]
+
+
+def narrowed(refs: Sequence[str]) -> ColumnElement[bool]:
+    """Say which runs references may name at most; ``resolve`` then picks among these."""
+    run = tables.run.c
+    some: list[ColumnElement[bool]] = [] if refs else [true()]
+    for ref in refs:
+        rest = re.sub(r"@(best|top\d+)\Z", "", ref).partition("/")[0]
+        literal = re.split(r"[*?\[]", rest, maxsplit=1)[0]
+        if literal != rest or not rest:
+            some.append(func.substr(run.name, 1, len(literal)) == literal)
+        some.append(func.substr(ref, 1, func.length(run.name)) == run.name)
+        if re.fullmatch(r"[0-9a-f]{4,12}", rest):
+            some.append(func.substr(run.id, 1, len(rest)) == rest)
+    return or_(*some)
 
 
 def one_run(connection: Connection, run_id: str) -> Run:
@@ -106,7 +122,10 @@ def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> 
 @cache
 def _upsert(table: Table) -> Insert:
     query = sqlite.insert(table)
-    fresh = {column.name: query.excluded[column.name] for column in table.c}
+    # Not the key itself: SQLite would look for rows that refer to it, all over their table.
+    fresh = {
+        column.name: query.excluded[column.name] for column in table.c if not column.primary_key
+    }
     return query.on_conflict_do_update(index_elements=table.primary_key, set_=fresh)
 
 
