@@ -55,7 +55,7 @@ class IntegrityError(ZooError):
 
 
 class UnreachableError(ZooError):
-    """The catalogue cannot be read or written now: no connection, locked, or its disk is full."""
+    """A place that cannot be used now: no connection, locked, or its disk is full."""
 
 
 class LostClaimError(ZooError):

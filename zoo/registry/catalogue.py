@@ -9,7 +9,7 @@ from zoo.errors import NotFoundError, UsageError
 from zoo.registry import rows as sql
 from zoo.registry import tables
 from zoo.registry.claims import Claims, Holder
-from zoo.registry.database import Database, sqlite_path
+from zoo.registry.database import Database
 from zoo.registry.records import Checkpoint, Kind, NewRun, Run, Status
 from zoo.registry.references import resolve
 
@@ -18,7 +18,7 @@ class Catalogue:
     """What is known of every run, apart from weights."""
 
     def __init__(self, url: str, *, create: bool) -> None:
-        self._database = Database(sqlite_path(url), create=create)
+        self._database = Database(url, create=create)
         self._claims = Claims(self._database)
         self._facts: dict[str, Run] = {}
 

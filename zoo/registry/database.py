@@ -1,74 +1,92 @@
-"""One SQLite file, opened so that a reader never waits and a writer never loses.
+"""The catalogue's database, whichever it is: readers see one moment, writers take turns.
 
-Write-ahead log, ``synchronous=FULL``, 30 s of patience; every write transaction takes the lock as
-it begins, because a read that turns into a write fails at once instead of waiting.
+A write transaction takes one lock for the whole registry as it begins, so that what it reads still
+holds when it writes; none of them fails because of another, and each is short.
 """
 
-import json
-import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy import Connection, Engine, inspect, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from zoo.errors import IntegrityError, NotFoundError, UnreachableError, UsageError
-from zoo.registry.tables import SCHEMA, meta, metadata
+from zoo.errors import NotFoundError, UsageError
+from zoo.registry.tables import SCHEMA, meta
 
-PATIENCE_S = 30
-# Members of a zoo share most of what is written of them: it is parsed once, and never altered.
-parse_json = lru_cache(maxsize=4096)(json.loads)
-REFUSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
-DAMAGED = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+EXAMPLES = "sqlite:///checkpoints/registry.db or postgresql+psycopg://USER@HOST/DATABASE"
 
 
-def sqlite_path(url: str) -> Path:
-    """Return the file that a database URL names.
+class Backend(Protocol):
+    """A kind of database.
 
-    >>> sqlite_path("sqlite:////data/registry.db").as_posix()
+    Attributes:
+        place: how messages name it, without a password.
+    """
+
+    place: str
+
+    def engines(self, *, create: bool) -> tuple[Engine, Engine]:
+        """Prepare to connect; return how readers and how writers begin, with one pool.
+
+        Raises:
+            NotFoundError: where there is no such database and none is to be made.
+            UsageError: where the place cannot be used.
+        """
+
+    def prepare(self, reader: Engine) -> None:
+        """Do what must be done once before there are tables, and cannot be within a transaction."""
+
+    def explain(self, error: DBAPIError) -> Exception | None:
+        """Say what an error of the driver means to the user; None where it is a defect of ours."""
+
+
+def backend(url: str) -> Backend:
+    """Choose what answers for a URL.
+
+    >>> backend("sqlite:////data/registry.db").place
     '/data/registry.db'
+    >>> backend("postgresql://ann:secret@db.example/zoo").place
+    'postgresql+psycopg://ann:***@db.example/zoo'
 
     Raises:
-        UsageError: where it is no URL, or not one of a SQLite file.
+        UsageError: where it cannot be parsed, or names another kind of database.
     """
     try:
         parts = make_url(url)
-        backend = parts.get_backend_name()
+        kind = parts.get_backend_name()
     except (ArgumentError, ValueError):
         raise UsageError(
-            "a registry is named by a URL such as sqlite:///checkpoints/registry.db,"
-            " however this one cannot be parsed"
+            f"a registry is named by a URL such as {EXAMPLES}, however this one cannot be parsed"
         ) from None
-    if backend != "sqlite" or parts.database in (None, "", ":memory:"):
-        shown = parts.render_as_string(hide_password=True)
-        raise UsageError(
-            f"a registry is a SQLite file for now (sqlite:///PATH), however it is {shown!r}"
-        )
-    return Path(str(parts.database)).absolute()
+    if kind == "postgresql" and parts.drivername in (kind, "postgresql+psycopg"):
+        from zoo.registry.postgres import Postgres
+
+        return Postgres(parts)
+    if kind == "sqlite" and parts.database not in (None, "", ":memory:"):
+        from zoo.registry.sqlite import SQLite
+
+        return SQLite(str(parts.database))
+    shown = parts.set(query={}).render_as_string(hide_password=True)
+    raise UsageError(f"a registry is named by {EXAMPLES}, however by {shown!r}")
 
 
 class Database:
-    """Transactions on a registry's file; expected failures come out as :class:`ZooError`.
+    """Transactions on a registry; expected failures come out as :class:`~zoo.errors.ZooError`.
+
+    Tables are made, or brought from an older schema to ours, as it is opened.
 
     Raises:
         NotFoundError: where there is no registry and none is to be made.
         UsageError: where it cannot be made there, belongs to something else, or has newer tables.
+        UnreachableError: where no connection can be had.
         IntegrityError: where the file is not a database, or is damaged.
     """
 
-    def __init__(self, path: Path, *, create: bool) -> None:
-        self.path = path
-        if create:
-            make_folder(path.parent, "--registry")
-        elif not path.is_file():
-            raise NotFoundError(f"no registry at {path}; train-many makes one")
-        self._engine = _engine(path)
-        self._writer = self._engine.execution_options(write=True)
+    def __init__(self, url: str, *, create: bool) -> None:
+        self._backend = backend(url)
+        self._reader, self._writer = self._backend.engines(create=create)
         try:
             self._open(create)
         except BaseException:
@@ -77,116 +95,70 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
-        self._engine.dispose()
+        self._reader.dispose()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Open a transaction that sees one moment of the registry."""
-        with self._explained(), self._engine.begin() as connection:
+        """Open a transaction that sees one moment of the registry.
+
+        Raises:
+            UnreachableError: where the connection is refused, or lost on the way.
+        """
+        with self._explained(), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Open a transaction that holds the lock; all of it is kept, or nothing."""
+        """Open a transaction that holds the lock; all of it is kept, or nothing.
+
+        Raises:
+            UnreachableError: where the connection is refused, or lost on the way; where that
+                happens as the transaction is committed, all of it may have been kept.
+        """
         with self._explained(), self._writer.begin() as connection:
             yield connection
 
     def _open(self, create: bool) -> None:
         with self.read() as connection:
-            empty = self._check(connection)
-        if not empty:
+            found = self._schema(connection)
+        if found == SCHEMA:
             return
-        if not create:
-            raise NotFoundError(f"no registry at {self.path}; train-many makes one")
+        if not found and not create:
+            raise NotFoundError(f"no registry at {self._backend.place}; train-many makes one")
         with self._explained():
-            self._write_ahead()
+            self._backend.prepare(self._reader)
         with self.write() as connection:
-            if self._check(connection):  # nobody else was quicker
-                metadata.create_all(connection)
-                connection.execute(insert(meta).values(key="schema", value=str(SCHEMA)))
+            found = self._schema(connection)
+            if found < SCHEMA:  # nobody else was quicker
+                from zoo.registry.migrations import upgrade
 
-    def _write_ahead(self) -> None:
-        """Turn on the write-ahead log; SQLite does not wait for others here, so this does."""
-        deadline = time.monotonic() + PATIENCE_S
-        raw = self._engine.raw_connection()
-        try:
-            while True:
-                try:
-                    raw.cursor().execute("PRAGMA journal_mode=WAL").close()
-                    return
-                except sqlite3.OperationalError as error:
-                    if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.01)
-        finally:
-            raw.close()
+                upgrade(connection, found)
 
-    def _check(self, connection: Connection) -> bool:
-        """Say whether the file is still empty; refuse one that is not ours to read."""
+    def _schema(self, connection: Connection) -> int:
+        """Return the version of the tables, 0 where there are none; refuse what is not ours."""
         tables = set(inspect(connection).get_table_names())
         if not tables:
-            return True
+            return 0
         found = None
         if meta.name in tables:
             found = connection.scalar(select(meta.c.value).where(meta.c.key == "schema"))
         if found is None:
-            raise UsageError(f"{self.path} is a database of something else, not a registry")
+            raise UsageError(
+                f"{self._backend.place} is a database of something else, not a registry"
+            )
         if int(found) > SCHEMA:
             raise UsageError(
-                f"{self.path} has schema {found}, however this version knows up to {SCHEMA};"
-                " upgrade zoo-ensemble"
+                f"{self._backend.place} has schema {found}, however this version knows up to"
+                f" {SCHEMA}; upgrade zoo-ensemble"
             )
-        return False
+        return int(found)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except DBAPIError as error:
-            code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-            if code in DAMAGED:
-                raise IntegrityError(
-                    f"{self.path} is not a sound database: {error.orig}"
-                ) from error
-            if code in REFUSED:
-                raise UsageError(
-                    f"{self.path}: {error.orig}; choose another place with --registry"
-                ) from error
-            if isinstance(error.orig, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
-                raise UnreachableError(f"{self.path}: {error.orig}") from error
-            raise
-
-
-def make_folder(folder: Path, option: str) -> None:
-    """Make a folder and its parents.
-
-    Raises:
-        UsageError: where that fails, naming the path and the option that chooses another.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"{folder}: cannot be made: {error.strerror}; choose another place with {option}"
-        ) from error
-
-
-def _engine(path: Path) -> Engine:
-    engine = create_engine(
-        URL.create("sqlite", database=str(path)),
-        connect_args={"timeout": PATIENCE_S},
-        json_deserializer=parse_json,
-    )
-
-    @event.listens_for(engine, "connect")
-    def connected(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # the driver begins nothing: "begun" below does
-        for pragma in ("foreign_keys=ON", "synchronous=FULL"):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    @event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        writing = connection.get_execution_options().get("write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
-
-    return engine
+            told = self._backend.explain(error)
+            if told is None:
+                raise
+            raise told from error

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from zoo.errors import NotFoundError, UsageError
 from zoo.registry import rows as sql
 from zoo.registry import tables
-from zoo.registry.blobs import Blobs
+from zoo.registry.blobs import open_blobs
 from zoo.registry.catalogue import Catalogue
 from zoo.registry.records import (
     Batch,
@@ -53,8 +53,8 @@ class Registry(Catalogue):
         *,
         create: bool = True,
     ) -> None:
-        self._blobs = Blobs(blobs)
-        self._states = Blobs(self._blobs.folder / "states")
+        self._blobs = open_blobs(blobs)
+        self._states = self._blobs.child("states")
         if create:
             self._blobs.create()
         super().__init__(url, create=create)

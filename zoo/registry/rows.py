@@ -116,17 +116,23 @@ def insert_runs(connection: Connection, fresh: Mapping[str, NewRun]) -> dict[str
 
 def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
     """Insert rows, each replacing the one with the same primary key."""
-    connection.execute(_upsert(table), rows)
+    connection.execute(_upsert(connection.dialect.name, table), rows)
 
 
 @cache
-def _upsert(table: Table) -> Insert:
-    query = sqlite.insert(table)
+def _upsert(dialect: str, table: Table) -> Insert:
+    into: Any = sqlite.insert
+    if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        into = postgresql.insert
+    query = into(table)
     # Not the key itself: SQLite would look for rows that refer to it, all over their table.
     fresh = {
         column.name: query.excluded[column.name] for column in table.c if not column.primary_key
     }
-    return query.on_conflict_do_update(index_elements=table.primary_key, set_=fresh)
+    upserting: Insert = query.on_conflict_do_update(index_elements=table.primary_key, set_=fresh)
+    return upserting
 
 
 def now() -> str:

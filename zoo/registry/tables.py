@@ -6,6 +6,7 @@ the history, so that a row becomes a value without a table of translations.
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Column,
     Float,
     ForeignKey,
@@ -17,7 +18,11 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA = 1
+from zoo.registry.values import Figure
+
+SCHEMA = 2  # see zoo.registry.migrations
+BIG = BigInteger().with_variant(Integer, "sqlite")  # there an Integer has 64 bits already
+
 
 metadata = MetaData()
 
@@ -70,6 +75,7 @@ run = Table(
     Column("fence", Integer, nullable=False, server_default="0"),
     Column("heartbeat", Float),
     Index("run_name", "name"),
+    Index("run_owner", "owner"),
 )
 
 parent = Table(
@@ -85,13 +91,13 @@ history = Table(
     metadata,
     Column("run_id", ForeignKey("run.id"), primary_key=True),
     Column("epoch", Integer, primary_key=True),
-    Column("train_loss", Float),
-    Column("train_metric", Float),
-    Column("val_loss", Float),
-    Column("val_metric", Float),
-    Column("lr", Float),
-    Column("grad_norm", Float),
-    Column("seconds", Float),
+    Column("train_loss", Figure),
+    Column("train_metric", Figure),
+    Column("val_loss", Figure),
+    Column("val_metric", Figure),
+    Column("lr", Figure),
+    Column("grad_norm", Figure),
+    Column("seconds", Figure),
     Column("averages", JSON),
 )
 
@@ -102,7 +108,7 @@ checkpoint = Table(
     Column("run_id", ForeignKey("run.id"), nullable=False),
     Column("kind", String(20), nullable=False),
     Column("sha256", String(64), nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", BIG, nullable=False),
     Column("epoch", Integer),
     Column("source", String(10), nullable=False),
     Column("metrics", JSON, nullable=False),

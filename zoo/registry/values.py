@@ -1,0 +1,46 @@
+"""Values of columns that databases would keep differently."""
+
+import json
+import math
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Float, TypeDecorator
+from sqlalchemy.engine import Dialect
+
+
+class Figure(TypeDecorator[float]):
+    """A number, or nothing where it is not one: PostgreSQL would keep NaN, SQLite does not."""
+
+    impl = Float
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:
+        """Turn NaN into nothing."""
+        return None if value is None or math.isnan(value) else value
+
+
+# Members of a zoo share most of what is written of them: it is parsed once, and never altered.
+from_json = lru_cache(maxsize=4096)(json.loads)
+
+
+def to_json(value: Any) -> str:
+    """Write a value; numbers that are not finite become null, because JSON has none.
+
+    >>> to_json({"ema": [0.5, float("nan")]})
+    '{"ema": [0.5, null]}'
+    """
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
