@@ -285,7 +285,7 @@ def test_a_waiting_training_stops_at_once_when_asked(tmp_path):
 def test_training_goes_on_while_the_catalogue_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.journal.RETRY_S", 0.05)
     monkeypatch.setattr("zoo.journal.FLUSH_S", 0.0)
-    monkeypatch.setattr("zoo.registry.database.PATIENCE_S", 0.01)
+    monkeypatch.setattr("zoo.registry.sqlite.PATIENCE_S", 0.01)
     train(tmp_path / "whole", SMALL)
     blocker = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
     notes, passes = [], []
@@ -309,7 +309,7 @@ def test_training_goes_on_while_the_catalogue_cannot_be_written(tmp_path, monkey
 def test_a_catalogue_that_stays_away_ends_the_training_with_what_is_lost(tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.journal.RETRY_S", 0.01)
     monkeypatch.setattr("zoo.journal.PATIENCE_S", 0.1)
-    monkeypatch.setattr("zoo.registry.database.PATIENCE_S", 0.01)
+    monkeypatch.setattr("zoo.registry.sqlite.PATIENCE_S", 0.01)
     blocker = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
 
     def watch(event):
