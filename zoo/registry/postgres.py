@@ -23,9 +23,7 @@ DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "60000",
 }
-# SQLSTATEs: no connection, no such user or database, too many clients, shutting down.
-LOST = ("08", "28", "3D", "53300", "57P")
-FORBIDDEN = ("25006", "42501")  # a standby server, no privilege
+FORBIDDEN = ("25006", "42501")  # SQLSTATE: a standby server, no privilege
 BUSY = "55P03"
 
 
@@ -68,19 +66,15 @@ class Postgres:
         reason = " ".join(str(error.orig).split())
         if self._url.password:
             reason = reason.replace(str(self._url.password), "***")
-        told = f"{self.place}: {reason}"
-        unconnected = state is None and isinstance(error, OperationalError)
-        if error.connection_invalidated or unconnected or (state or "").startswith(LOST):
-            return UnreachableError(told)
         if state in FORBIDDEN or (state is None and isinstance(error, ProgrammingError)):
-            return UsageError(f"{told}; choose another place with --registry")
+            return UsageError(f"{self.place}: {reason}; choose another place with --registry")
         if isinstance(error, DataError):  # such as a name with a NUL
-            return UsageError(told)
+            return UsageError(f"{self.place}: {reason}")
         if state == BUSY:
-            return ZooError(
-                f"{self.place}: others have held the lock for {PATIENCE_S} s; try again"
-            )
-        return ZooError(told) if isinstance(error, OperationalError) else None
+            reason = f"others have held the lock for {PATIENCE_S} s"
+        if error.connection_invalidated or isinstance(error, OperationalError):
+            return UnreachableError(f"{self.place}: {reason}")
+        return None
 
 
 def _connected(connection: Any, _record: object) -> None:
