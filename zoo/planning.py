@@ -152,6 +152,11 @@ def continuation(
         )
     first = parents[0]
     for run in parents:
+        if not run.known_data:
+            raise MismatchError(
+                f"only models whose data are known can be continued, however {run.label} was "
+                f"imported; train-many --set init={run.label} begins with its weights"
+            )
         apart = [f"{what} {theirs} and {ours}" for what, theirs, ours in differences(run, first)]
         if run.name != first.name:
             apart.append(f"name {run.name} and {first.name}")

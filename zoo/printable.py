@@ -6,6 +6,8 @@ that move the cursor, recolour the screen or turn the reading order around.
 
 import re
 
+import click
+
 # C0 and C1 controls, lone surrogates (no encoding has them), marks that turn the direction of
 # reading around, line separators, and the invisible tags and fillers that hide text.
 CONTROLS = (
@@ -21,6 +23,11 @@ def printable(text: str) -> str:
     'a?[2Jb?c'
     """
     return re.sub(f"[{CONTROLS}]", "?", text)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print lines of which some may have come from outside."""
+    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
 
 
 def escaped(json_text: str) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 64 << 30  # of a file
 MOST_JSON = 16 << 20  # of an index
+MOST_CONFIG = 1 << 20  # of a config.json that is kept
 INDEX, CONFIG = "model.safetensors.index.json", "config.json"
 EXPANSION = 4  # times the bytes of the file that its tensors may take, sharing storages
 ZIP = b"PK\x03\x04"
@@ -135,13 +136,13 @@ def _from_folder(folder: Path) -> Weights:
     source: dict[str, Any] = {"file": _text(folder.resolve().name), "sha256": digest(hashes)}
     source |= {"format": "huggingface", "files": hashes}
     if (folder / CONFIG).exists():
-        source["config"] = _json(folder / CONFIG, layout.MOST_HEADER >> 3)
+        source["config"] = read_json(folder / CONFIG, MOST_CONFIG)
     return Weights(state, source)
 
 
 def _shards(index: Path) -> dict[str, set[str]]:
     """Return the files that an index names, each with its tensors."""
-    found = _json(index, MOST_JSON)
+    found = read_json(index)
     names = found.get("weight_map")
     if not isinstance(names, dict) or not names:
         raise UnsafeFileError(f"{index}: must hold a weight_map, however it does not")
@@ -156,7 +157,13 @@ def _shards(index: Path) -> dict[str, set[str]]:
     return files
 
 
-def _json(path: Path, most: int) -> dict[str, Any]:
+def read_json(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
+    """Read a JSON object of at most so many bytes.
+
+    Raises:
+        UsageError: where there is no such file.
+        UnsafeFileError: where it is too large, or is no JSON object.
+    """
     with opened(path, most) as (file, _):
         content = file.read(most + 1)
     try:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +30,13 @@ class Blobs:
             raise UsageError(f"{self.folder}: cannot be written; choose another place with --blobs")
 
     def path(self, sha256: str) -> Path:
-        """Say where the bytes of that digest are."""
+        """Say where the bytes of that digest are.
+
+        Raises:
+            IntegrityError: where it is no digest, as in a catalogue that somebody tampered with.
+        """
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise IntegrityError(f"{self.folder}: files are named by SHA-256, not {sha256[:80]!r}")
         return self.folder / sha256[:2] / f"{sha256}.safetensors"
 
     def put(self, data: bytes) -> str:

@@ -5,6 +5,7 @@ final name, before one transaction mentions them.  Readers see what is mentioned
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ from zoo.registry.records import (
     Batch,
     Checkpoint,
     CheckpointKind,
+    NewRun,
     Outcome,
+    Run,
     SavedState,
     Source,
     Status,
@@ -262,6 +265,47 @@ class Registry(Catalogue):
             run = sql.one_run(connection, run_id)
         for checkpoint in self.checkpoints(run_id):
             if checkpoint.kind == kind and epoch in (None, checkpoint.epoch):
-                return decode(self._blobs.get(checkpoint.sha256, checkpoint.size, run.owner))
+                return decode(self.content(checkpoint, run.owner), run.owner)
         which = kind if epoch is None else f"{kind} {epoch}"
         raise NotFoundError(f"{run.owner} has no {which!r} weights; its status is {run.status}")
+
+    def content(self, checkpoint: Checkpoint, owner: str) -> bytes:
+        """Return a checkpoint as it is stored, once its size and SHA-256 are verified.
+
+        Raises:
+            IntegrityError: where the stored bytes are not what was published; ``owner`` leads the
+                message.
+        """
+        return self._blobs.get(checkpoint.sha256, checkpoint.size, owner)
+
+    def receive(self, data: bytes) -> None:
+        """Keep a checkpoint of another registry; nothing mentions it until :meth:`adopt`.
+
+        Raises:
+            ZooError: where it cannot be written.
+        """
+        self._blobs.put(data)
+
+    def adopt(
+        self,
+        run: Run,
+        checkpoints: Iterable[Checkpoint],
+        history: Sequence[Mapping[str, Any]],
+    ) -> bool:
+        """Enter an ended run of another registry, its weights received, in one transaction.
+
+        Returns:
+            whether it was entered; not so where a run of that identity is here already.
+
+        Raises:
+            NotFoundError: where a parent is unknown.
+        """
+        new = NewRun(**{field.name: getattr(run, field.name) for field in fields(NewRun)})
+        with self._database.write() as connection:
+            sql.require(connection, run.parents)
+            same = select(tables.run.c.id).where(tables.run.c.identity == new.identity)
+            if connection.scalar(same) is not None:
+                return False
+            sql.adopt_run(connection, run, new.identity)
+            write(connection, Batch(history=[*history], checkpoints=[*checkpoints]))
+        return True
