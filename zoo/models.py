@@ -178,7 +178,11 @@ def _check_mode(module: nn.Module, x_N: Tensor, outputs: int) -> None:
 
 
 def restore(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Copy a state dict into a module, or leave the module as it was (see :func:`check_state`)."""
+    """Copy a state dict into a module, or leave the module as it was.
+
+    Raises:
+        MismatchError: where it does not fit, as :func:`check_state` tells.
+    """
     check_state(module, state)
     module.load_state_dict(state)
 

@@ -21,7 +21,7 @@ LOCAL_SIZE = 30  # of a record's own header, without its name
 ENTRY = b"PK\x01\x02"
 KNOWN = re.compile(
     r"data\.pkl|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id"
-    r"|data/[0-9]{1,9}"
+    r"|data/[0-9]{1,20}"
 )
 ELSEWHERE = "where it was made, save the state dict alone by torch.save, or as safetensors"
 

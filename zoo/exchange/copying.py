@@ -152,6 +152,8 @@ def _check(run: Run) -> None:
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise UnsafeFileError(f"run {run.id!r}: {where} is not what a registry holds") from None
+    if not layout.shallow(vars(run)):
+        raise UnsafeFileError(f"run {run.id!r}: its settings are nested too deeply")
     if not is_name(run.name) or not re.fullmatch("[0-9a-f]{12}", run.id):
         raise UnsafeFileError(
             f"run {run.id!r}: a name has {NAME_RULE}, however it is {run.name[:100]!r}"

@@ -121,11 +121,12 @@ def _from_folder(folder: Path) -> Weights:
                 f"{len(names)}; name a file"
             )
     state: dict[str, Tensor] = {}
-    hashes = {}
+    hashes: dict[str, str] = {}
+    card: dict[str, Any] = {}
     for name, expected in names.items():
         with opened(folder / name) as (file, size):
             hashes[name] = _digest(file)
-            part, _ = _from_safetensors(file, size, folder / name)
+            part, card = _from_safetensors(file, size, folder / name)
         if expected and expected != part.keys():
             odd = sorted(expected ^ part.keys())[0]
             raise UnsafeFileError(
@@ -135,9 +136,9 @@ def _from_folder(folder: Path) -> Weights:
         state |= part
     source: dict[str, Any] = {"file": _text(folder.resolve().name), "sha256": digest(hashes)}
     source |= {"format": "huggingface", "files": hashes}
-    if (folder / CONFIG).exists():
+    if (folder / CONFIG).exists() and not card:  # which tells the same, of what we wrote
         source["config"] = read_json(folder / CONFIG, MOST_CONFIG)
-    return Weights(state, source)
+    return Weights(state, source, card)
 
 
 def _shards(index: Path) -> dict[str, set[str]]:

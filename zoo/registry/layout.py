@@ -15,6 +15,7 @@ from zoo.errors import UnsafeFileError
 
 MOST_HEADER = 8 << 20  # bytes
 MOST_TENSORS = 100_000
+MOST_DEPTH = 50  # of JSON
 MOST_AXES = 64  # PyTorch has no more
 LARGEST = 1 << 48  # elements along all axes, those of an empty tensor too
 SIZES = {  # bytes per element; these are what PyTorch reads
@@ -101,10 +102,14 @@ def parse(fetch: Callable[[int, int], bytes], size: int, place: str) -> Layout:
 
 
 def parse_json(text: bytes) -> Any:
-    """Parse JSON from outside; a key may come once.
+    """Parse JSON from outside; a key may come once, and lists and objects nest a little.
 
     Raises:
         ValueError: where it is not JSON, too deep, or repeats a key.
+
+    >>> parse_json(b'{"a": 1, "a": 2}')
+    Traceback (most recent call last):
+    ValueError: JSON may hold a key once, however one comes twice
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -114,9 +119,32 @@ def parse_json(text: bytes) -> Any:
         return found
 
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=once)
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=once)
     except RecursionError:
-        raise ValueError("JSON is nested too deeply") from None
+        value = None
+    else:
+        if shallow(value):
+            return value
+    raise ValueError(f"JSON may nest {MOST_DEPTH} deep, however it nests deeper")
+
+
+def shallow(value: Any) -> bool:
+    """Tell whether lists and dictionaries nest no deeper than functions may call themselves.
+
+    >>> shallow({"a": [1]}), shallow(eval("[" * 99 + "]" * 99))
+    (True, False)
+    """
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list | tuple)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
