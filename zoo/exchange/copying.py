@@ -7,19 +7,20 @@ any point, and begins again where it was.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from zoo.errors import IntegrityError, MismatchError, NotFoundError, UnsafeFileError, ZooError
 from zoo.exchange.arriving import content
-from zoo.registry import Checkpoint, NewRun, Registry, Run, layout
+from zoo.registry import Checkpoint, Registry, Run, layout
+from zoo.registry.adopting import identity
+from zoo.registry.records import DONE
 from zoo.registry.weights import decode
 from zoo.settings import NAME_RULE, is_name
 
 Outcome = Literal["copied", "there", "skipped", "refused"]
-ENDED = ("finished", "diverged")
 Figure = float | None
 Epoch = dict[str, int | Figure | str | dict[str, Figure]]  # a row of the history
 
@@ -61,7 +62,7 @@ def copy_runs(source: Registry, target: Registry, refs: Sequence[str]) -> list[C
             goes on from there.
     """
     here = {run.id: run for run in target.runs()}
-    known = {_identity(run): run for run in here.values()}
+    known = {identity(run): run for run in here.values()}
     ids: dict[str, str] = {}  # of the source -> of the same run in the target
     told = []
     for run in _parents_first(source, refs):
@@ -82,13 +83,13 @@ def _copy(
 ) -> Copied:
     """Copy one run whose parents were seen to; enter it into ``ids`` where it is in the target."""
     _check(run)
-    if run.status not in ENDED:
+    if run.status not in DONE:
         return Copied(run, "skipped", note=f"is {run.status}; only runs that have ended are copied")
     missing = [parent for parent in run.parents if parent not in ids]
     if missing:
         raise NotFoundError(f"{run.owner} needs its parent {missing[0]}, which was not copied")
     arriving = _with_parents(run, ids)
-    twin = known.get(_identity(arriving))
+    twin = known.get(identity(arriving))
     if twin is None and run.id in here:
         raise MismatchError(f"{run.owner} has the identifier of another run, {here[run.id].owner}")
     if twin is None:
@@ -99,7 +100,7 @@ def _copy(
             ids[run.id] = run.id
             return Copied(run, "copied")
         raise MismatchError(f"{run.owner} was entered by somebody else meanwhile; copy once more")
-    if twin.status not in ENDED or not _same_weights(source, run, target, twin):
+    if twin.status not in DONE or not _same_weights(source, run, target, twin):
         raise MismatchError(
             f"{run.owner} must be the same model in both registries, however {twin.owner} in the "
             f"other one is {twin.status} and has other weights, or none"
@@ -186,8 +187,3 @@ def _with_parents(run: Run, ids: Mapping[str, str]) -> Run:
     if isinstance(used := config.get("used"), list):
         config["used"] = [ids.get(str(key), key) for key in used]
     return replace(run, parents=tuple(ids[key] for key in run.parents), config=config)
-
-
-def _identity(run: Run) -> str:
-    """See :attr:`zoo.registry.NewRun.identity`."""
-    return NewRun(**{field.name: getattr(run, field.name) for field in fields(NewRun)}).identity

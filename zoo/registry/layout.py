@@ -13,7 +13,7 @@ from typing import Any
 
 from zoo.errors import UnsafeFileError
 
-MOST_HEADER = 8 << 20  # bytes
+MOST_HEADER = 16 << 20  # bytes
 MOST_TENSORS = 100_000
 MOST_DEPTH = 50  # of JSON
 MOST_AXES = 64  # PyTorch has no more
@@ -52,7 +52,7 @@ def read(data: bytes, place: str) -> Layout:
     >>> read(b"\\xff" * 16, "a.safetensors")
     Traceback (most recent call last):
     zoo.errors.UnsafeFileError: a.safetensors: is not sound safetensors: the header must fit into \
-the file and have at most 8388608 bytes, however it has 18446744073709551615
+the file and have at most 16777216 bytes, however it has 18446744073709551615
     """
     return parse(lambda start, count: data[start : start + count], len(data), place)
 

@@ -5,7 +5,6 @@ final name, before one transaction mentions them.  Readers see what is mentioned
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,13 @@ from sqlalchemy import select
 from zoo.errors import NotFoundError, UsageError
 from zoo.registry import rows as sql
 from zoo.registry import tables
+from zoo.registry.adopting import adopt
 from zoo.registry.blobs import Blobs
 from zoo.registry.catalogue import Catalogue
 from zoo.registry.records import (
     Batch,
     Checkpoint,
     CheckpointKind,
-    NewRun,
     Outcome,
     Run,
     SavedState,
@@ -287,10 +286,7 @@ class Registry(Catalogue):
         self._blobs.put(data)
 
     def adopt(
-        self,
-        run: Run,
-        checkpoints: Iterable[Checkpoint],
-        history: Sequence[Mapping[str, Any]],
+        self, run: Run, checkpoints: Iterable[Checkpoint], history: Iterable[Mapping[str, Any]]
     ) -> bool:
         """Enter an ended run of another registry, its weights received, in one transaction.
 
@@ -300,12 +296,5 @@ class Registry(Catalogue):
         Raises:
             NotFoundError: where a parent is unknown.
         """
-        new = NewRun(**{field.name: getattr(run, field.name) for field in fields(NewRun)})
         with self._database.write() as connection:
-            sql.require(connection, run.parents)
-            same = select(tables.run.c.id).where(tables.run.c.identity == new.identity)
-            if connection.scalar(same) is not None:
-                return False
-            sql.adopt_run(connection, run, new.identity)
-            write(connection, Batch(history=[*history], checkpoints=[*checkpoints]))
-        return True
+            return adopt(connection, run, checkpoints, history)

@@ -98,21 +98,6 @@ def insert_runs(connection: Connection, fresh: Mapping[str, NewRun]) -> dict[str
     return {row["identity"]: row["id"] for row in rows}
 
 
-def adopt_run(connection: Connection, run: Run, identity: str) -> None:
-    """Insert a run of another registry as it is, under its own identifier."""
-    shared = {column.name: getattr(run, column.name) for column in SHARED}
-    dataset_id = digest(shared)
-    row = {column.name: getattr(run, column.name) for column in COLUMNS}
-    edges = [
-        {"run_id": run.id, "position": position, "parent_id": parent}
-        for position, parent in enumerate(run.parents)
-    ]
-    upsert(connection, tables.dataset, [{"id": dataset_id, **shared}])
-    connection.execute(insert(tables.run), row | {"identity": identity, "dataset_id": dataset_id})
-    if edges:
-        connection.execute(insert(tables.parent), edges)
-
-
 def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
     """Insert rows, each replacing the one with the same primary key."""
     connection.execute(_upsert(table), rows)
