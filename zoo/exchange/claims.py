@@ -7,12 +7,12 @@ from typing import Any, cast
 
 MOST_AXES = 64  # PyTorch has no more
 WORD = 1 << 63  # what numbers stay below
-TYPES = {  # bytes per element; these are what safetensors can hold
+TYPES = {  # bytes per element; these are what safetensors can hold and read back
     **dict.fromkeys(["float64", "int64", "uint64", "complex64"], 8),
     **dict.fromkeys(["float32", "int32", "uint32"], 4),
     **dict.fromkeys(["float16", "bfloat16", "int16", "uint16"], 2),
     **dict.fromkeys(["int8", "uint8", "bool", "float8_e4m3fn", "float8_e4m3fnuz"], 1),
-    **dict.fromkeys(["float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"], 1),
+    **dict.fromkeys(["float8_e5m2", "float8_e5m2fnuz"], 1),
 }
 STORAGES = {
     **dict.fromkeys(["torch DoubleStorage", "torch LongStorage", "torch ComplexFloatStorage"], 8),

@@ -73,7 +73,8 @@ def read_weights(path: str | Path, *, key: str | None = None, strip: Sequence[st
     ({'w': tensor([0., 0.])}, 'state_dict')
     """
     path = Path(path)
-    weights = _from_folder(path) if path.is_dir() else _from_file(path, key)
+    is_folder = os.path.isdir(path)  # noqa: PTH112 - which does not raise, whatever the name
+    weights = _from_folder(path) if is_folder else _from_file(path, key)
     if key is not None and "key" not in weights.source:
         raise UsageError(f"--key is for .pt files, however {path} is none")
     state, notes = stripped(weights.state, strip, path)

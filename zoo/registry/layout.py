@@ -16,13 +16,14 @@ from zoo.errors import UnsafeFileError
 MOST_HEADER = 16 << 20  # bytes
 MOST_TENSORS = 100_000
 MOST_DEPTH = 50  # of JSON
+MOST_BRACKETS = 1_000_000  # that open a list or an object: each costs more than its character
 MOST_AXES = 64  # PyTorch has no more
 LARGEST = 1 << 48  # elements along all axes, those of an empty tensor too
 SIZES = {  # bytes per element; these are what PyTorch reads
     **dict.fromkeys(["F64", "I64", "U64", "C64"], 8),
     **dict.fromkeys(["F32", "I32", "U32"], 4),
     **dict.fromkeys(["F16", "BF16", "I16", "U16"], 2),
-    **dict.fromkeys(["I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"], 1),
+    **dict.fromkeys(["I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"], 1),
     **dict.fromkeys(["F8_E4M3FNUZ", "F8_E5M2FNUZ"], 1),
 }
 
@@ -70,12 +71,17 @@ def parse(fetch: Callable[[int, int], bytes], size: int, place: str) -> Layout:
     """
     try:
         length = int.from_bytes(fetch(0, 8), "little")
-        if size < 8 or length > min(MOST_HEADER, size - 8):
+        if size < 8:
+            raise ValueError("it is cut short")
+        if length > min(MOST_HEADER, size - 8):
             raise ValueError(
                 f"the header must fit into the file and have at most {MOST_HEADER} bytes, however "
                 f"it has {length}"
             )
-        header = _object(parse_json(fetch(8, length)), "the header")
+        text = fetch(8, length)
+        if text.count(b'"dtype"') > MOST_TENSORS:  # quick, where parsing is not
+            raise ValueError(f"at most {MOST_TENSORS} tensors, however there are more")
+        header = _object(parse_json(text), "the header")
         metadata = _object(header.pop("__metadata__", {}), "__metadata__")
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("__metadata__ must hold text, however it holds something else")
@@ -118,6 +124,8 @@ def parse_json(text: bytes) -> Any:
             raise ValueError("JSON may hold a key once, however one comes twice")
         return found
 
+    if text.count(b"[") + text.count(b"{") > MOST_BRACKETS:
+        raise ValueError(f"JSON may have {MOST_BRACKETS} lists and objects, however it has more")
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=once)
     except RecursionError:
