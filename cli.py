@@ -10,6 +10,8 @@ from ensemble import commands as combining
 from ensemble.errors import EnsembleError
 from zoo import commands as making
 from zoo.errors import ZooError
+from zoo.exchange import commands as exchanging
+from zoo.printable import echo
 
 
 class Terminated(KeyboardInterrupt):
@@ -34,7 +36,7 @@ class Commands(click.Group):
             came = signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT
             ctx.exit(128 + came)
         except (ZooError, EnsembleError) as error:
-            click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            echo(f"Error: {' '.join(str(error).split())}", err=True)
             ctx.exit(error.exit_code)
 
 
@@ -51,7 +53,7 @@ def main() -> None:
     """
 
 
-for command in (*making.COMMANDS, *combining.COMMANDS):
+for command in (*making.COMMANDS, *combining.COMMANDS, *exchanging.COMMANDS):
     main.add_command(command)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from zoo.commands import complete_ref, format_option, places, refs_argument, trust_option
+from zoo.printable import echo
 
 
 @click.command(short_help="Make one predictor of several models.")
@@ -54,7 +55,7 @@ def ensemble(
             options=assigned(settings),
             name=name,
         )
-    click.echo(product_text(product, form))
+    echo(product_text(product, form))
 
 
 @click.command()
@@ -76,7 +77,7 @@ def compare(refs: Sequence[str], metric: str | None, registry: str, blobs: str, 
     with Registry(registry, blobs, create=False) as opened:
         comparison = compare_runs(opened, candidates(opened, refs), metric=metric)
     width = shutil.get_terminal_size().columns
-    click.echo(comparison_text(comparison, form, width))
+    echo(comparison_text(comparison, form, width))
 
 
 @click.command(short_help="Predict new rows.")
@@ -107,8 +108,8 @@ def predict(ref: str, data: Path, output: Path | None, registry: str, blobs: str
                 click.echo(predicted.to_csv(index=False, header=not rows), nl=False)
             rows, unknown = rows + len(predicted), unknown + unseen
     for column, count in unknown.items():
-        click.echo(f"column {column!r}: {count} cells hold values unseen in training", err=True)
-    click.echo(f"{rows} rows predicted" + (f": {output}" if output else ""), err=True)
+        echo(f"column {column!r}: {count} cells hold values unseen in training", err=True)
+    echo(f"{rows} rows predicted" + (f": {output}" if output else ""), err=True)
 
 
 @click.command()
@@ -117,7 +118,7 @@ def methods(form: Any) -> None:
     """List the ways to combine members, with their options."""
     from ensemble.text import methods_text
 
-    click.echo(methods_text(form))
+    echo(methods_text(form))
 
 
 COMMANDS = (ensemble, compare, predict, methods)

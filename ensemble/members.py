@@ -240,11 +240,14 @@ def bench(registry: Registry, runs: Sequence[Run], frame: Any = None) -> Bench:
 
     Raises:
         EmptyError: without runs.
-        MembersError: where runs learnt from other data, split or classes, or the data has changed.
+        MembersError: where runs learnt from other data, split or classes, or the data has changed,
+            or is not known.
         DataError: where the data cannot be loaded any more.
     """
     if not runs:
         raise EmptyError("there must be at least one finished run, however there is none")
+    for run in runs:
+        refuse_unknown_data(run)
     first = runs[0]
     facts = [
         f"{run.label} has {what} {theirs} and {first.label} has {ours}"
@@ -286,6 +289,20 @@ def out_of_fold(registry: Registry, runs: Sequence[Run], frame: Any = None) -> O
 def _part(data: Data, name: PartName) -> Part:
     part: Part = getattr(data, name)
     return part
+
+
+def refuse_unknown_data(run: Run) -> None:
+    """Refuse a model that was trained elsewhere.
+
+    Raises:
+        MembersError: where it is not known what it learnt from.
+    """
+    if not run.known_data:
+        raise MembersError(
+            f"only models whose data are known predict, or are compared and combined, however "
+            f"{run.label} was imported; train it on (train-many --set init={run.label}), or "
+            "average its weights in Python"
+        )
 
 
 def _refuse_change(data: Data, run: Run) -> None:

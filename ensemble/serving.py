@@ -20,7 +20,7 @@ from torch.nn.functional import softplus
 
 from ensemble import catalogue
 from ensemble.errors import OptionError
-from ensemble.members import MembersError, model_of
+from ensemble.members import MembersError, model_of, refuse_unknown_data
 from ensemble.predictions import mean, pooled
 from zoo import models, terms
 from zoo.checks import completed
@@ -78,7 +78,7 @@ def predictor(registry: Registry, run: Run) -> Predictor:
     """Load what a run predicts with.
 
     Raises:
-        MembersError: where the run, or a member of it, has no weights.
+        MembersError: where the run, or a member of it, has no weights, or was trained elsewhere.
         IntegrityError: where stored weights are not what was published.
 
     >>> from tempfile import TemporaryDirectory
@@ -97,6 +97,7 @@ def predictor(registry: Registry, run: Run) -> Predictor:
         function = catalogue.find("predictions", run.config["method"]).function
         arguments = run.config["arguments"]
     for member in members:
+        refuse_unknown_data(member)
         if not member.metrics:
             raise MembersError(
                 f"only trained models predict, however {member.label} is {member.status}; train it"

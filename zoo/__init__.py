@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from zoo.curves import verdict
     from zoo.data import Data, load
     from zoo.errors import ZooError
+    from zoo.exchange.arriving import import_weights
+    from zoo.exchange.copying import copy_runs
+    from zoo.exchange.leaving import export_runs, load_model
+    from zoo.exchange.reading import read_weights
     from zoo.fit import Fit
     from zoo.models import build
     from zoo.planning import continuation, plan
@@ -31,10 +35,15 @@ __all__ = [
     "ZooError",
     "build",
     "continuation",
+    "copy_runs",
+    "export_runs",
+    "import_weights",
     "load",
+    "load_model",
     "parse",
     "plan",
     "read",
+    "read_weights",
     "train_many",
     "verdict",
 ]
@@ -50,10 +59,15 @@ _HOMES = {
     "ZooError": "errors",
     "build": "models",
     "continuation": "planning",
+    "copy_runs": "exchange.copying",
+    "export_runs": "exchange.leaving",
+    "import_weights": "exchange.arriving",
     "load": "data",
+    "load_model": "exchange.leaving",
     "parse": "config",
     "plan": "planning",
     "read": "settings",
+    "read_weights": "exchange.reading",
     "train_many": "training",
     "verdict": "curves",
 }

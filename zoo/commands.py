@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from zoo.errors import ZooError
+from zoo.printable import echo
 
 
 def complete_ref(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -159,7 +160,7 @@ def train_many(
             {"run": label(run.name, run.varied, run.seed), "hash": run.config_hash}
             for run in planned.requests
         ]
-        click.echo(render(rows, ["run", "hash"], form))
+        echo(render(rows, ["run", "hash"], form))
         return
     with Registry(registry, blobs) as opened:
         _train(planned, opened, engine, width, form)
@@ -210,7 +211,7 @@ def _train(planned: Any, registry: Any, engine: Any, width: int | None, form: An
 
     with Progress() as progress:
         runs = train_many(planned, registry, engine=engine, width=width, watch=progress)
-    click.echo(render([describe(run) for run in runs], LISTED, form))
+    echo(render([describe(run) for run in runs], LISTED, form))
     failed = [run for run in runs if run.status != "finished"]
     if failed:
         raise RunsFailedError(
@@ -230,7 +231,7 @@ def list_(refs: Sequence[str], registry: str, blobs: str, form: Any) -> None:
 
     with Registry(registry, blobs, create=False) as opened:
         rows = [describe(run) for run in opened.runs(refs)]
-    click.echo(render(rows, LISTED, form))
+    echo(render(rows, LISTED, form))
 
 
 @click.command()
@@ -261,9 +262,9 @@ def show(ref: str, curves: bool, output: Path | None, registry: str, blobs: str,
         picture(output, drawn)
     if len(drawn) > 1 or (drawn and form == "table"):
         text = curves_text(drawn, form, shutil.get_terminal_size().columns)
-        click.echo(legible(text, sys.stdout.encoding))
+        echo(legible(text, sys.stdout.encoding))
     else:
-        click.echo(card(run, checkpoints, history, form))
+        echo(card(run, checkpoints, history, form))
 
 
 COMMANDS = (train_many, continue_, list_, show)

@@ -70,6 +70,15 @@ class LostClaimError(ZooError):
         self.run_ids = run_ids
 
 
+class UnsafeFileError(ZooError):
+    """A file of weights that is damaged, claims what it does not hold, or holds code.
+
+    Nothing of it was used.
+    """
+
+    exit_code = 4
+
+
 class UntrustedError(ZooError):
     """Code that a config or the registry names, and that the user has not said to be trusted."""
 

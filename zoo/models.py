@@ -181,10 +181,20 @@ def restore(module: nn.Module, state: Mapping[str, Any]) -> None:
     """Copy a state dict into a module, or leave the module as it was.
 
     Raises:
+        MismatchError: where it does not fit, as :func:`check_state` tells.
+    """
+    check_state(module, state)
+    module.load_state_dict(state)
+
+
+def check_state(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Check that a state dict fits a module, whose own values may be anywhere or nowhere (meta).
+
+    Raises:
         MismatchError: listing every key that is missing, unexpected, or of another shape, and tied
             weights that differ.
 
-    >>> restore(nn.Linear(2, 1), {"weight": torch.zeros(2, 2), "scale": torch.zeros(1)})
+    >>> check_state(nn.Linear(2, 1), {"weight": torch.zeros(2, 2), "scale": torch.zeros(1)})
     Traceback (most recent call last):
     zoo.errors.MismatchError: a state must fit the model, however: 'weight' is (1, 2) in the model \
 and (2, 2) in the state; 'bias' is missing in the state; 'scale' is not in the model
@@ -212,7 +222,6 @@ and (2, 2) in the state; 'bias' is missing in the state; 'scale' is not in the m
     facts += [f"{key!r} is not in the model" for key in state if key not in ours]
     if facts:
         raise MismatchError(f"a state must fit the model, however: {'; '.join(facts)}")
-    module.load_state_dict(state)
 
 
 def _find(name: str) -> Builder:

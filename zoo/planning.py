@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from zoo.checks import batch_size, check
@@ -151,6 +152,11 @@ def continuation(
         )
     first = parents[0]
     for run in parents:
+        if not run.known_data:
+            raise MismatchError(
+                f"only models whose data are known can be continued, however {run.label} was "
+                f"imported; train-many --set init={run.label} begins with its weights"
+            )
         apart = [f"{what} {theirs} and {ours}" for what, theirs, ours in differences(run, first)]
         if run.name != first.name:
             apart.append(f"name {run.name} and {first.name}")
@@ -267,9 +273,11 @@ def _find(init: InitConfig, registry: Registry | None) -> _Start:
 
 def _from_file(init: InitConfig) -> _Start:
     content, state, card = _read(init.source or "")
-    before = card.get("config", {}).get("init", {}).get("trained", 0)
-    trained = before + (card.get("epoch") or 0)
-    found = {"sha256": sha256(content).hexdigest(), "trained": trained}
+    config = card.get("config")
+    init_before = config.get("init") if isinstance(config, dict) else None
+    before = init_before.get("trained") if isinstance(init_before, dict) else 0
+    counts = [count for count in (before, card.get("epoch")) if type(count) is int and count > 0]
+    found = {"sha256": sha256(content).hexdigest(), "trained": sum(counts)}
     return _Start(init.model_copy(update=found), state)
 
 
@@ -280,8 +288,11 @@ def _told(path: str) -> Run:
         raise ConfigError(
             f"{path}: holds weights but no settings; train-many takes it by --set init={path}"
         )
-    told = {field.name: card[field.name] for field in fields(Run)}
-    return Run(**told | {"parents": tuple(told["parents"])})
+    try:
+        return TypeAdapter(Run).validate_python(card)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ConfigError(f"{path}: what it tells of its run is damaged: {where}") from None
 
 
 def _read(path: str) -> tuple[bytes, dict[str, Tensor], dict[str, Any]]:

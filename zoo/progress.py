@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from zoo.printable import printable
 from zoo.reports import Epoch, Finished, Pass
 from zoo.training import Begun, Event, Noted
 
@@ -51,9 +52,12 @@ class Progress:
             case Begun():
                 self._begin(event)
             case Noted(text):
-                self.console.print(text, soft_wrap=True)
+                self._say(text)
             case Pass():
                 self._advance(event)
+
+    def _say(self, text: str) -> None:
+        self.console.print(printable(text), soft_wrap=True)
 
     def _begin(self, event: Begun) -> None:
         data = event.plan.data
@@ -62,17 +66,16 @@ class Progress:
         self.labels = {run.id: run.label for run in event.pending}
         self.limits = {run.id: run.config["train"]["epochs"] for run in event.pending}
         there = len(event.runs) - len(event.pending)
-        self.console.print(
+        self._say(
             f"{event.plan.title}: {_count(len(event.pending), 'model')} to train"
-            + (f", {there} are there already" if there else ""),
-            soft_wrap=True,
+            + (f", {there} are there already" if there else "")
         )
         rows = f"{len(data.train)} train, {len(data.val)} validation, {len(data.test)} test rows"
         noun = "labels" if data.task == "multilabel" else "classes"
         classes = f", {len(data.classes)} {noun}" if data.classes else ""
-        self.console.print(f"{data.ref}: {data.task}{classes}; {rows}", soft_wrap=True)
+        self._say(f"{data.ref}: {data.task}{classes}; {rows}")
         for note in data.notes:
-            self.console.print(f"  {note}", soft_wrap=True)
+            self._say(f"  {note}")
         self.started = self.printed = time.monotonic()
 
     def _advance(self, event: Pass) -> None:
@@ -87,12 +90,12 @@ class Progress:
             self.ended[end.key] = end.epochs
             if not self.console.is_terminal or end.status == "diverged":
                 line = f"{self.labels[end.key]} {_outcome(end, self.metric)}"
-                self.console.print(line, soft_wrap=True)
+                self._say(line)
         if self.console.is_terminal:
             self.live.update(Text(self._line(), no_wrap=True, overflow="ellipsis"))
         elif time.monotonic() - self.printed > LINE_S:
             self.printed = time.monotonic()
-            self.console.print(self._line(), soft_wrap=True)
+            self._say(self._line())
 
     def _line(self) -> str:
         running = len(self.latest) - len(self.ended)

@@ -1,6 +1,7 @@
 """Rows as text: a table for people, json, csv or markdown for programs."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -11,10 +12,12 @@ from typing import Any, Literal
 from tabulate import tabulate
 
 from zoo.curves import judge
+from zoo.printable import escaped, printable
 from zoo.registry import Checkpoint, Run
 from zoo.settings import flatten
 
 Format = Literal["table", "json", "csv", "markdown"]
+FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # how one begins, in full width too
 LISTED = ("run", "id", "status", "best_epoch", "val")
 
 
@@ -34,13 +37,14 @@ def render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: Form
     if form == "json":
         return to_json({"rows": list(rows)})
     cells = [[_cell(row.get(column), form) for column in columns] for row in rows]
+    heads = [_cell(column, form) for column in columns]
     if form == "csv":
         lines = io.StringIO()
-        csv.writer(lines, lineterminator="\n").writerows([list(columns), *cells])
+        csv.writer(lines, lineterminator="\n").writerows([heads, *cells])
         return lines.getvalue().rstrip("\n")
     text: str = tabulate(
         cells,
-        headers=list(columns),
+        headers=heads,
         tablefmt="github" if form == "markdown" else "simple",
         disable_numparse=True,  # figures keep the digits they were given
         colalign=[_side(column) for column in zip(*cells, strict=True)] or None,
@@ -50,7 +54,7 @@ def render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: Form
 
 def to_json(answer: Mapping[str, Any]) -> str:
     """Write an answer as JSON with its schema; NaN and infinity, which JSON lacks, become null."""
-    return json.dumps(_finite({"schema": 1, **answer}), indent=2, ensure_ascii=False)
+    return escaped(json.dumps(_finite({"schema": 1, **answer}), indent=2, ensure_ascii=False))
 
 
 def metric_name(run: Run) -> str:
@@ -121,7 +125,11 @@ def card(
     facts |= flatten(run.config)
     for checkpoint in checkpoints:
         facts[f"weights ({checkpoint.kind})"] = f"{checkpoint.sha256} ({checkpoint.size} bytes)"
-    lines = [(key, _cell(value, form)) for key, value in facts.items() if value not in (None, "")]
+    lines = [
+        (_cell(key, form), _cell(value, form))
+        for key, value in facts.items()
+        if value not in (None, "")
+    ]
     text = tabulate(lines, tablefmt="plain", disable_numparse=True)
     return f"{text}\n\n{epochs}" if history else text
 
@@ -137,17 +145,20 @@ def _finite(value: Any) -> Any:
 
 
 def _cell(value: Any, form: Format) -> Any:
-    """Make a value fit for a cell: no control characters, no spreadsheet formulas, short floats."""
+    """Make a value fit for a cell: short floats, and nothing that a program takes for its own.
+
+    That is control characters for a terminal, formulas for a spreadsheet, HTML for a browser.
+    """
     if value is None:
         return ""
     if isinstance(value, float):
         return value if form == "csv" else f"{value:.4g}"
     if not isinstance(value, str):
         return value
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", value)
-    if form == "csv" and text[:1] in ("=", "+", "-", "@"):
+    text = printable(value)
+    if form == "csv" and text.lstrip()[:1] in FORMULAS:
         return f"'{text}"
-    return text.replace("|", "\\|") if form == "markdown" else text
+    return html.escape(text, quote=False).replace("|", "\\|") if form == "markdown" else text
 
 
 def _side(cells: Sequence[Any]) -> str:

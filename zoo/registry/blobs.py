@@ -103,7 +103,13 @@ def open_blobs(place: str | Path) -> Blobs:
 
 
 def name_of(sha256: str) -> str:
-    """Say where below its place a digest is kept."""
+    """Say where below its place a digest is kept.
+
+    Raises:
+        IntegrityError: where it is no digest, as in a catalogue that somebody tampered with.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise IntegrityError(f"files are named by their SHA-256, not {sha256[:80]!r}")
     return f"{sha256[:2]}/{sha256}.safetensors"
 
 

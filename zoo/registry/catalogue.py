@@ -10,7 +10,7 @@ from zoo.registry import rows as sql
 from zoo.registry import tables
 from zoo.registry.claims import Claims, Holder
 from zoo.registry.database import Database
-from zoo.registry.records import Checkpoint, Kind, NewRun, Run, Status
+from zoo.registry.records import NO_DATA, Checkpoint, Kind, NewRun, Run, Status
 from zoo.registry.references import resolve
 
 
@@ -132,7 +132,7 @@ class Catalogue:
     def latest(self) -> list[Run]:
         """Return the models that the latest training asked for, whenever they were trained."""
         table = tables.run
-        single = table.c.kind == "single"
+        single = (table.c.kind == "single") & (table.c.task != NO_DATA)
         last = select(func.max(table.c.requested_at)).where(single).scalar_subquery()
         with self._database.read() as connection:
             return sql.select_runs(connection, single & (table.c.requested_at == last))

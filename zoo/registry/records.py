@@ -15,6 +15,7 @@ Status = Literal["queued", "running", "finished", "diverged", "failed", "interru
 CheckpointKind = Literal[
     "best", "last", "top", "epoch", "ema", "swa", "lawa", "optimiser", "state", "merged"
 ]
+NO_DATA = "unknown"  # the task and the data of a model that was trained elsewhere
 COLUMNS_NAMED = 5  # of those in which two schemas differ
 DONE: tuple[Status, ...] = ("finished", "diverged")  # what is never trained again
 SEVERAL: tuple[CheckpointKind, ...] = ("top", "epoch")  # a run may have one for each epoch
@@ -99,6 +100,11 @@ class Run:
     parents: tuple[str, ...]
     error: str | None
     environment: dict[str, str]
+
+    @property
+    def known_data(self) -> bool:
+        """Whether it is known what the run learnt from; of weights from elsewhere it is not."""
+        return self.task != NO_DATA
 
     @property
     def label(self) -> str:

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from zoo.errors import NotFoundError, UsageError
 from zoo.registry import rows as sql
 from zoo.registry import tables
+from zoo.registry.adopting import adopt
 from zoo.registry.blobs import open_blobs
 from zoo.registry.catalogue import Catalogue
 from zoo.registry.records import (
@@ -20,6 +21,7 @@ from zoo.registry.records import (
     Checkpoint,
     CheckpointKind,
     Outcome,
+    Run,
     SavedState,
     Source,
     Status,
@@ -262,6 +264,37 @@ class Registry(Catalogue):
             run = sql.one_run(connection, run_id)
         for checkpoint in self.checkpoints(run_id):
             if checkpoint.kind == kind and epoch in (None, checkpoint.epoch):
-                return decode(self._blobs.get(checkpoint.sha256, checkpoint.size, run.owner))
+                return decode(self.content(checkpoint, run.owner), run.owner)
         which = kind if epoch is None else f"{kind} {epoch}"
         raise NotFoundError(f"{run.owner} has no {which!r} weights; its status is {run.status}")
+
+    def content(self, checkpoint: Checkpoint, owner: str) -> bytes:
+        """Return a checkpoint as it is stored, once its size and SHA-256 are verified.
+
+        Raises:
+            IntegrityError: where the stored bytes are not what was published; ``owner`` leads the
+                message.
+        """
+        return self._blobs.get(checkpoint.sha256, checkpoint.size, owner)
+
+    def receive(self, data: bytes) -> None:
+        """Keep a checkpoint of another registry; nothing mentions it until :meth:`adopt`.
+
+        Raises:
+            ZooError: where it cannot be written.
+        """
+        self._blobs.put(data)
+
+    def adopt(
+        self, run: Run, checkpoints: Iterable[Checkpoint], history: Iterable[Mapping[str, Any]]
+    ) -> bool:
+        """Enter an ended run of another registry, its weights received, in one transaction.
+
+        Returns:
+            whether it was entered; not so where a run of that identity is here already.
+
+        Raises:
+            NotFoundError: where a parent is unknown.
+        """
+        with self._database.write() as connection:
+            return adopt(connection, run, checkpoints, history)

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ZooError
+from zoo.errors import UnsafeFileError, ZooError
+from zoo.registry import layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,19 +40,42 @@ def encode(
         storage = tensor.untyped_storage().data_ptr()
         plain[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
-    return save(plain, metadata={"format": "pt", HEADER: json.dumps(card)})
+    data = save(plain, metadata={"format": "pt", HEADER: json.dumps(card)})
+    layout.read(data, owner)  # what could not be read back is not written
+    return data
 
 
-def decode(data: bytes) -> dict[str, "Tensor"]:
-    """Read a state dict that :func:`encode` wrote, on the CPU."""
+def decode(data: bytes, owner: str = "weights") -> dict[str, "Tensor"]:
+    """Read a state dict that :func:`encode` wrote, on the CPU.
+
+    Raises:
+        UnsafeFileError: where the header is not sound; ``owner`` leads the message.
+    """
     from safetensors.torch import load
 
+    layout.read(data, owner)
     return load(data)
 
 
-def header(data: bytes) -> dict[str, Any]:
-    """Read the card that :func:`encode` wrote; empty where someone else wrote the file."""
-    length = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    card: dict[str, Any] = json.loads(metadata.get(HEADER, "{}"))
-    return card
+def header(data: bytes, owner: str = "weights") -> dict[str, Any]:
+    """Read the card that :func:`encode` wrote; empty where someone else wrote the file.
+
+    Raises:
+        UnsafeFileError: where the header is not sound, or its card is not an object.
+    """
+    return card_of(layout.read(data, owner), owner)
+
+
+def card_of(found: layout.Layout, owner: str) -> dict[str, Any]:
+    """Read the card in a header that was checked.
+
+    Raises:
+        UnsafeFileError: where it is not a JSON object.
+    """
+    try:
+        card = layout.parse_json(found.metadata.get(HEADER, "{}").encode())
+        if isinstance(card, dict):
+            return card
+    except ValueError:
+        pass
+    raise UnsafeFileError(f"{owner}: the key {HEADER!r} of its header must be a JSON object")

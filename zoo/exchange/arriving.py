@@ -1,0 +1,170 @@
+"""Foreign weights become a run of the registry: a finished model that learnt from no data we know.
+
+What such a run can be used for follows from what it has: weights to start from, to export, to
+average by :mod:`ensemble` in Python; its data set is unknown, so nothing can be compared on it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import ConfigError, UsageError, ZooError
+from zoo.exchange.reading import Weights, read_weights
+from zoo.registry import NewRun, Registry, Run
+from zoo.registry.records import NO_DATA, digest, finite, label
+from zoo.settings import NAME_RULE, is_name
+from zoo.usercode import is_reference
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of an import.
+
+    Attributes:
+        run: in the registry.
+        created: whether it was not there before.
+        notes: what the user should know, a sentence each.
+    """
+
+    run: Run
+    created: bool
+    notes: tuple[str, ...]
+
+
+def import_weights(
+    registry: Registry,
+    path: str | Path,
+    name: str,
+    *,
+    key: str | None = None,
+    strip: Sequence[str] = (),
+    model: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    seed: int | None = None,
+) -> Imported:
+    """Read weights from a file or a folder and publish them as a finished run.
+
+    The same weights under the same name and seed are the same run, whatever file they came in.
+
+    Args:
+        registry: where the run goes.
+        path: as :func:`zoo.exchange.reading.read_weights` takes it, as are ``key`` and ``strip``.
+        name: of the run.
+        model: ``name`` and options of a model of the catalogue; by default what this toolkit noted
+            in the file, if it wrote it.
+        metrics: figures that are known of it, such as ``{"val_loss": 0.3}``.
+        seed: what tells models of one name apart.
+
+    Raises:
+        UsageError: where the name cannot be one, or is that of other runs; and as when reading.
+        UnsafeFileError: where the file is damaged, claims what it does not hold, or holds code.
+        ZooError: where weights are not finite, or cannot be written.
+    """
+    if not is_name(name):
+        raise UsageError(f"--name takes {NAME_RULE}, however it is {name[:200]!r}")
+    measured = dict(metrics or {})
+    if finite(measured) != measured:
+        raise UsageError(f"--metric takes finite numbers, however they are {measured}")
+    weights = read_weights(path, key=key, strip=strip)
+    _check_finite(weights.state, str(path))
+    settings, notes = _model(model, weights)
+    request = NewRun(
+        name=name,
+        config={**({"model": settings} if settings else {}), "source": weights.source},
+        config_hash=digest([content(weights.state), settings])[:16],
+        task=NO_DATA,
+        data_ref=NO_DATA,
+        data_fingerprint="",
+        split_hash="",
+        seed=seed,
+        environment={"torch": version("torch")},
+    )
+    _refuse_others(registry, request)
+    (run,) = registry.add([request])
+    if run.status == "finished":
+        if measured and measured != run.metrics:
+            raise UsageError(
+                f"{run.owner} has these weights already, however with the figures {run.metrics} "
+                f"and not {measured}; choose another --name"
+            )
+        return Imported(run, False, (*weights.notes, *notes))
+    try:
+        registry.publish(
+            run.id, weights.state, epoch=None, epochs=None, metrics=measured, seconds=None
+        )
+    except ZooError as error:
+        registry.finish(run.id, "failed", error=str(error))
+        raise
+    return Imported(registry.run(run.id), True, (*weights.notes, *notes))
+
+
+def content(state: Mapping[str, "Tensor"]) -> str:
+    """SHA-256 of what a state dict holds: names, types, shapes and values, in the order of names.
+
+    >>> import torch
+    >>> content({"a": torch.ones(2), "b": torch.ones(1)})[:8]
+    'd86ce9d8'
+    """
+    import torch
+
+    found = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _check_finite(state: Mapping[str, "Tensor"], place: str) -> None:
+    """Refuse weights that no registry publishes, before there is a run."""
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise ZooError(f"{place}: weights must be finite, however {name!r} is not")
+
+
+def _model(
+    given: Mapping[str, Any] | None, weights: Weights
+) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    """Return the settings of the model, if any are known; what a file says of it may be wrong."""
+    from zoo.sections import ModelConfig
+
+    if given is not None:
+        return ModelConfig.model_validate(given).model_dump(mode="json"), ()
+    config = weights.card.get("config")
+    told = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(told, dict):
+        return None, ()
+    name = told.get("name")
+    try:
+        if not isinstance(name, str) or is_reference(name):
+            raise ConfigError("it names code")
+        return ModelConfig.model_validate(told).model_dump(mode="json"), ()
+    except ValueError as error:
+        fault = str(error)
+    except ConfigError as error:
+        fault = str(error)
+    return None, (f"the model that the file names is left out: {fault}",)
+
+
+def _refuse_others(registry: Registry, request: NewRun) -> None:
+    """Refuse a name that is taken by runs which it could not be told from, or not combined with."""
+    for run in registry.runs():
+        if run.name != request.name:
+            continue
+        if run.known_data:
+            raise UsageError(
+                f"the runs of one name share their data, however {run.owner} learnt from "
+                f"{run.data_ref} and an imported model from data unknown; choose another --name"
+            )
+        if run.seed == request.seed and run.config_hash != request.config_hash:
+            raise UsageError(
+                f"{label(request.name, {}, request.seed)!r} must name one model, however "
+                f"{run.owner} holds other weights; choose another --name or --seed"
+            )
