@@ -9,6 +9,7 @@ import click
 from ensemble import commands as combining
 from ensemble.errors import EnsembleError
 from zoo import commands as making
+from zoo import keeping
 from zoo.errors import ZooError
 from zoo.exchange import commands as exchanging
 from zoo.printable import echo
@@ -53,7 +54,7 @@ def main() -> None:
     """
 
 
-for command in (*making.COMMANDS, *combining.COMMANDS, *exchanging.COMMANDS):
+for command in (*making.COMMANDS, *combining.COMMANDS, *exchanging.COMMANDS, *keeping.COMMANDS):
     main.add_command(command)
 
 

@@ -201,12 +201,16 @@ def _save(
     request = _named(registry, request, name)
     (run,) = registry.add([request])
     epochs = sum(member.epochs or 0 for member in members)
-    if state is None:
-        registry.finish(run.id, "finished", epochs=epochs, metrics=metrics)
-        return registry.run(run.id)
     try:
+        # A pool of predictions has no weights; the header of its file tells what it is.
         registry.publish(
-            run.id, state, kind="merged", epoch=None, epochs=epochs, metrics=metrics, seconds=None
+            run.id,
+            state or {},
+            kind="merged",
+            epoch=None,
+            epochs=epochs,
+            metrics=metrics,
+            seconds=None,
         )
     except ZooError as error:
         registry.finish(run.id, "failed", error=str(error))

@@ -510,9 +510,9 @@ def test_brackets_in_a_file_are_shown_as_they_are(zoo, tmp_path):
 
 def test_a_checkpoint_that_cannot_be_published_fails_alone(zoo, monkeypatch):
     from zoo.errors import ZooError
-    from zoo.registry.blobs import Blobs
+    from zoo.registry.blobs import LocalBlobs
 
-    put, calls = Blobs.put, []
+    put, calls = LocalBlobs.put, []
 
     def full(self, data):
         calls.append(data)
@@ -520,11 +520,11 @@ def test_a_checkpoint_that_cannot_be_published_fails_alone(zoo, monkeypatch):
             raise ZooError("no space left")
         return put(self, data)
 
-    monkeypatch.setattr(Blobs, "put", full)
+    monkeypatch.setattr(LocalBlobs, "put", full)
     result = zoo("train-many", "--data", "iris", "--seeds", "3", *QUICK, code=3)
     assert result.stdout.count("finished") == 2
     assert "failed (no space left)" in result.stderr
-    monkeypatch.setattr(Blobs, "put", put)
+    monkeypatch.setattr(LocalBlobs, "put", put)
     assert (
         "1 model to train, 2 are there"
         in zoo("train-many", "--data", "iris", "--seeds", "3", *QUICK).stderr

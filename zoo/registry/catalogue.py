@@ -13,13 +13,19 @@ from zoo.registry.database import Database
 from zoo.registry.records import NO_DATA, Checkpoint, Kind, NewRun, Run, Status
 from zoo.registry.references import resolve
 
+KEPT = [column for column in tables.checkpoint.c if column.name != "sequence"]
+
 
 class Catalogue:
-    """What is known of every run, apart from weights."""
+    """What is known of every run, apart from weights.
+
+    Attributes:
+        database: where it is kept.
+    """
 
     def __init__(self, url: str, *, create: bool) -> None:
-        self._database = Database(url, create=create)
-        self._claims = Claims(self._database)
+        self.database = Database(url, create=create)
+        self._claims = Claims(self.database)
         self._facts: dict[str, Run] = {}
 
     def __enter__(self) -> Self:
@@ -31,7 +37,7 @@ class Catalogue:
     def close(self) -> None:
         """Let go of what is claimed, and close the database."""
         self._claims.close()
-        self._database.close()
+        self.database.close()
 
     def add(self, runs: Sequence[NewRun]) -> list[Run]:
         """Queue runs, all or none; one that is there already is returned as it is.
@@ -44,7 +50,7 @@ class Catalogue:
         """
         identities = [run.identity for run in runs]
         table = tables.run
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             sql.require(connection, {parent for run in runs for parent in run.parents})
             requested = dict(zip(identities, runs, strict=True))
             query = select(table.c.identity, table.c.id).where(table.c.identity.in_(requested))
@@ -65,7 +71,7 @@ class Catalogue:
             else works on them, see :meth:`holders`.
         """
         mine = self._claims.take(run_ids)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             found = sql.select_runs(connection, tables.run.c.id.in_(mine))
         self._facts |= {run.id: run for run in found}
         return mine
@@ -87,7 +93,7 @@ class Catalogue:
             UsageError: where a reference cannot be read or is ambiguous.
         """
         refs = [refs] if isinstance(refs, str) else refs
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             found = sql.select_runs(connection, sql.narrowed(refs))
             if refs:
                 try:
@@ -113,35 +119,36 @@ class Catalogue:
 
     def by_id(self, run_ids: Iterable[str]) -> dict[str, Run]:
         """Return runs by their full identifiers, those that exist."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             found = sql.select_runs(connection, tables.run.c.id.in_(list(run_ids)))
         return {run.id: run for run in found}
 
     def named(self, name: str) -> list[Run]:
         """Return the runs of a name, oldest first; none where there are none."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return sql.select_runs(connection, tables.run.c.name == name)
 
     def names(self, prefix: str = "") -> list[str]:
         """Return the names of runs that begin so, sorted."""
         name = tables.run.c.name
         query = select(name).where(func.substr(name, 1, len(prefix)) == prefix).distinct()
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return sorted(connection.scalars(query))
 
     def latest(self) -> list[Run]:
         """Return the models that the latest training asked for, whenever they were trained."""
         table = tables.run
-        single = (table.c.kind == "single") & (table.c.task != NO_DATA)
+        with_data = select(tables.dataset.c.id).where(tables.dataset.c.task != NO_DATA)
+        single = (table.c.kind == "single") & table.c.dataset_id.in_(with_data)
         last = select(func.max(table.c.requested_at)).where(single).scalar_subquery()
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return sql.select_runs(connection, single & (table.c.requested_at == last))
 
     def made_of(self, run_ids: Collection[str]) -> list[Run]:
         """Return what was made of these runs alone, oldest first."""
         edge = tables.parent.c
         related = select(edge.run_id).where(edge.parent_id.in_(run_ids))
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             found = sql.select_runs(connection, tables.run.c.id.in_(related))
         return [run for run in found if set(run_ids).issuperset(run.parents)]
 
@@ -153,7 +160,7 @@ class Catalogue:
         """
         table = tables.history
         query = select(table).where(table.c.run_id == run_id).order_by(table.c.epoch)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             sql.require(connection, [run_id])
             return [dict(row) for row in connection.execute(query).mappings()]
 
@@ -164,16 +171,21 @@ class Catalogue:
             NotFoundError: where the run is unknown.
         """
         table = tables.checkpoint
-        columns = [column for column in table.c if column.name != "sequence"]
         these = (table.c.run_id == run_id) & (table.c.kind != "state")
-        query = select(*columns).where(these).order_by(table.c.sequence)
-        with self._database.read() as connection:
+        query = select(*KEPT).where(these).order_by(table.c.sequence)
+        with self.database.read() as connection:
             sql.require(connection, [run_id])
+            return [Checkpoint(**row) for row in connection.execute(query).mappings()]
+
+    def every_checkpoint(self) -> list[Checkpoint]:
+        """Return the checkpoints of all runs, those that hold states of training too."""
+        query = select(*KEPT).order_by(tables.checkpoint.c.sequence)
+        with self.database.read() as connection:
             return [Checkpoint(**row) for row in connection.execute(query).mappings()]
 
     def _known(self, run_id: str) -> Run:
         """Return what never changes of a run; of those worked on here it is read but once."""
         if run_id not in self._facts:
-            with self._database.read() as connection:
+            with self.database.read() as connection:
                 self._facts[run_id] = sql.one_run(connection, run_id)
         return self._facts[run_id]

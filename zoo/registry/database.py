@@ -38,6 +38,12 @@ class Backend(Protocol):
     def prepare(self, reader: Engine) -> None:
         """Do what must be done once before there are tables, and cannot be within a transaction."""
 
+    def faults(self, connection: Connection) -> list[str]:
+        """Look for damage within the database, one line each."""
+
+    def set_aside(self) -> str:
+        """Rename a damaged database, so that a new one can be made; return its new name."""
+
     def explain(self, error: DBAPIError) -> Exception | None:
         """Say what an error of the driver means to the user; None where it is a defect of ours."""
 
@@ -117,6 +123,11 @@ class Database:
         """
         with self._explained(), self._writer.begin() as connection:
             yield connection
+
+    def faults(self) -> list[str]:
+        """Look for damage, one line each."""
+        with self.read() as connection:
+            return self._backend.faults(connection)
 
     def _open(self, create: bool) -> None:
         with self.read() as connection:

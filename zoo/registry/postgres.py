@@ -60,6 +60,14 @@ class Postgres:
     def prepare(self, reader: Engine) -> None:
         """Do nothing: here tables, too, are made within a transaction."""
 
+    def faults(self, connection: Connection) -> list[str]:
+        """Find none: the server sees to its pages and references."""
+        return []
+
+    def set_aside(self) -> str:
+        """Refuse: a damaged database of a server is its administrator's."""
+        raise UsageError(f"{self.place}: cannot be set aside; choose another database")
+
     def explain(self, error: DBAPIError) -> Exception | None:
         """Tell a lost connection from a refusal and from a lock that was never free."""
         state = getattr(error.orig, "sqlstate", None)

@@ -28,7 +28,7 @@ from zoo.registry.records import (
     finite,
 )
 from zoo.registry.weights import decode, encode, header
-from zoo.registry.writing import drop_states, history_row, start, write
+from zoo.registry.writing import columns, drop_states, start, write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,10 @@ class Registry(Catalogue):
     >>> with TemporaryDirectory() as folder, Registry(f"sqlite:///{folder}/r.db", folder) as zoo:
     ...     zoo.runs()
     []
+
+    Attributes:
+        blobs: where weights are stored.
+        states: where states of training are.
 
     Raises:
         NotFoundError: where there is no registry and ``create`` is false.
@@ -55,10 +59,10 @@ class Registry(Catalogue):
         *,
         create: bool = True,
     ) -> None:
-        self._blobs = open_blobs(blobs)
-        self._states = self._blobs.child("states")
+        self.blobs = open_blobs(blobs)
+        self.states = self.blobs.child("states")
         if create:
-            self._blobs.create()
+            self.blobs.create()
         super().__init__(url, create=create)
 
     def put(
@@ -84,13 +88,13 @@ class Registry(Catalogue):
         run = self._known(run_id)
         card: dict[str, Any] = {"schema": tables.SCHEMA, "checkpoint": kind, "epoch": epoch}
         card |= {"source": source, "checkpoint_metrics": finite(metrics)}
-        card |= {"history": [history_row(row) for row in history]}
+        card |= {"history": columns(history)} if history else {}
         card |= vars(run) | (outcome.given if outcome else {})
         data = encode(state, card, run.owner)
         return Checkpoint(
             run_id=run.id,
             kind=kind,
-            sha256=self._blobs.put(data),
+            sha256=self.blobs.put(data),
             size=len(data),
             epoch=epoch,
             source=source,
@@ -140,7 +144,7 @@ class Registry(Catalogue):
             UsageError: where a run is finished already.
         """
         table = tables.run
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             self._claims.check(connection, run_ids)
             these = table.c.id.in_(run_ids)
             finished = sql.select_runs(connection, these & (table.c.status == "finished"))
@@ -198,11 +202,11 @@ class Registry(Catalogue):
         run_ids = batch.run_ids
         if not run_ids:
             return
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             self._claims.check(connection, run_ids)
             stale = write(connection, batch)
         for sha256 in stale:
-            self._states.remove(sha256)
+            self.states.remove(sha256)
 
     def save_state(
         self, run_ids: Sequence[str], tensors: Mapping[str, "Tensor"], note: Mapping[str, Any]
@@ -216,25 +220,26 @@ class Registry(Catalogue):
             LostClaimError: where a run is another process's.
             ZooError: where it cannot be written; the former one is still there then.
         """
-        data = encode(tensors, note, "the state of training", finite=False)
-        facts: dict[str, Any] = {"kind": "state", "sha256": self._states.put(data)}
+        card = {**note, "runs": list(run_ids)}
+        data = encode(tensors, card, "the state of training", finite=False)
+        facts: dict[str, Any] = {"kind": "state", "sha256": self.states.put(data)}
         facts |= {"size": len(data), "epoch": None, "source": "weights", "metrics": {}}
         batch = Batch(
             checkpoints=[Checkpoint(run_id=key, created_at=sql.now(), **facts) for key in run_ids]
         )
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             self._claims.check(connection, run_ids)
             stale = drop_states(connection, run_ids)
             write(connection, batch)
         for sha256 in stale - {facts["sha256"]}:
-            self._states.remove(sha256)
+            self.states.remove(sha256)
 
     def saved_states(self, run_ids: Iterable[str]) -> list[SavedState]:
         """Return the states that any of these runs are part of."""
         table, wanted = tables.checkpoint, set(run_ids)
         query = select(table).where(table.c.kind == "state").order_by(table.c.sequence)
         groups: dict[tuple[str, int], list[str]] = {}
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             for row in connection.execute(query):
                 if row.run_id in wanted:
                     groups.setdefault((row.sha256, row.size), []).append(row.run_id)
@@ -246,7 +251,7 @@ class Registry(Catalogue):
         Raises:
             IntegrityError: where the stored bytes are not what was saved.
         """
-        data = self._states.get(saved.sha256, saved.size, "the state of training")
+        data = self.states.get(saved.sha256, saved.size, "the state of training")
         return decode(data), header(data)
 
     def load(
@@ -260,7 +265,7 @@ class Registry(Catalogue):
             NotFoundError: where the run, or such a checkpoint of it, does not exist.
             IntegrityError: where the stored bytes are not what was published.
         """
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             run = sql.one_run(connection, run_id)
         for checkpoint in self.checkpoints(run_id):
             if checkpoint.kind == kind and epoch in (None, checkpoint.epoch):
@@ -275,7 +280,7 @@ class Registry(Catalogue):
             IntegrityError: where the stored bytes are not what was published; ``owner`` leads the
                 message.
         """
-        return self._blobs.get(checkpoint.sha256, checkpoint.size, owner)
+        return self.blobs.get(checkpoint.sha256, checkpoint.size, owner)
 
     def receive(self, data: bytes) -> None:
         """Keep a checkpoint of another registry; nothing mentions it until :meth:`adopt`.
@@ -283,7 +288,7 @@ class Registry(Catalogue):
         Raises:
             ZooError: where it cannot be written.
         """
-        self._blobs.put(data)
+        self.blobs.put(data)
 
     def adopt(
         self, run: Run, checkpoints: Iterable[Checkpoint], history: Iterable[Mapping[str, Any]]
@@ -296,5 +301,5 @@ class Registry(Catalogue):
         Raises:
             NotFoundError: where a parent is unknown.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             return adopt(connection, run, checkpoints, history)

@@ -67,6 +67,23 @@ class SQLite:
         finally:
             raw.close()
 
+    def faults(self, connection: Connection) -> list[str]:
+        """Let SQLite check every page, index and reference."""
+        pages = connection.exec_driver_sql("PRAGMA integrity_check").scalars()
+        loose = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        told = [line for line in pages if line != "ok"]
+        told += [f"row {row} of {table} refers to nothing" for table, row, *_ in loose]
+        return [f"{self.place}: {line}" for line in told]
+
+    def set_aside(self) -> str:
+        """Rename the file and its log."""
+        aside = f"{self.place}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+        for suffix in ("", "-wal", "-shm"):
+            file = Path(self.place + suffix)
+            if file.exists():
+                file.rename(aside + suffix)
+        return aside
+
     def explain(self, error: DBAPIError) -> Exception | None:
         """Tell a damaged file from one that may not be used, and from what may pass."""
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF

@@ -1,11 +1,11 @@
 """Weights as bytes: safetensors whose header tells the whole story of the run."""
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UnsafeFileError, ZooError
 from zoo.registry import layout
+from zoo.registry.values import to_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ def encode(
         storage = tensor.untyped_storage().data_ptr()
         plain[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
-    data = save(plain, metadata={"format": "pt", HEADER: json.dumps(card)})
+    data = save(plain, metadata={"format": "pt", HEADER: to_json(card)})
     layout.read(data, owner)  # what could not be read back is not written
     return data
 

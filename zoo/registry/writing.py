@@ -1,6 +1,6 @@
 """How a batch becomes statements: made once, because that costs more than executing them."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
@@ -44,7 +44,7 @@ def write(connection: Connection, batch: Batch) -> set[str]:
     if batch.started:
         start(connection, batch.started)
     if batch.history:
-        upsert(connection, _history, [history_row(row) for row in batch.history])
+        upsert(connection, _history, [_history_row(row) for row in batch.history])
     if batch.checkpoints:
         _replace(connection, batch.checkpoints)
     for _, group in groupby(batch.outcomes, key=lambda end: end.given.keys()):
@@ -89,7 +89,7 @@ def _replace(connection: Connection, checkpoints: Iterable[Checkpoint]) -> None:
     connection.execute(_put, [row for _, row in fresh.values()])
 
 
-def history_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _history_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Complete an epoch, as plain numbers."""
     if unknown := sorted(set(row) - set(_COLUMNS)):
         raise ValueError(f"an epoch holds {', '.join(_COLUMNS)}, however also {unknown}")
@@ -102,3 +102,13 @@ def history_row(row: Mapping[str, Any]) -> dict[str, Any]:
 def _ended(status: Status) -> str | None:
     """Say when a run of that status ended: now, or not yet."""
     return None if status in ("queued", "running") else now()
+
+
+def columns(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Write a run's epochs column by column, as the header of a file tells them.
+
+    >>> columns([{"run_id": "a", "epoch": 1, "val_loss": 0.5}])["val_loss"]
+    [0.5]
+    """
+    names = [name for name in _COLUMNS if name != "run_id"]
+    return {name: [row.get(name) for row in history] for name in names}

@@ -1,0 +1,220 @@
+"""What is damaged is found, what nobody needs goes, and a lost catalogue comes back."""
+
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from test_registry import new_run, publish, state
+from test_resume import SMALL, content, opened, train
+
+import cli
+from ensemble.members import members
+from ensemble.products import combine
+from zoo.errors import UsageError
+from zoo.registry import claims
+from zoo.registry.upkeep import collect, rebuild, verify
+
+
+def call(folder, *words):
+    places = ["--registry", f"sqlite:///{folder}/registry.db", "--blobs", f"{folder}/blobs"]
+    return CliRunner().invoke(cli.main, [*words, *places])
+
+
+def age(folder, seconds=7200):
+    """Let all files be that old."""
+    then = time.time() - seconds
+    for path in Path(folder).rglob("*"):
+        os.utime(path, (then, then))
+
+
+def files(folder):
+    return sorted(path for path in (Path(folder) / "blobs").rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A registry with trained models, a weight average and a pool of predictions."""
+    folder = tmp_path_factory.mktemp("made")
+    train(folder, SMALL)
+    with opened(folder) as registry:
+        singles = members(registry, ["iris-mlp"])
+        combine(registry, singles, "predictions")
+        combine(registry, singles, "weights", method="uniform")
+    return folder
+
+
+@pytest.fixture
+def zoo(made, tmp_path):
+    shutil.copytree(made, tmp_path / "zoo")
+    return tmp_path / "zoo"
+
+
+def test_a_sound_registry_is_said_to_be(zoo):
+    done = call(zoo, "verify")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "5 runs and 11 files" in done.stderr
+    assert "all sound" in done.stderr
+
+
+def test_everything_damaged_is_found_and_named(zoo):
+    with opened(zoo) as registry:
+        runs = registry.runs()
+        first, second, third = (
+            Path(registry.blobs.path(registry.checkpoints(run.id)[0].sha256)) for run in runs[:3]
+        )
+        first.unlink()
+        second.write_bytes(second.read_bytes()[:-1])
+        data = bytearray(third.read_bytes())
+        data[-1] ^= 1
+        third.write_bytes(data)
+        with registry.database.write() as connection:
+            connection.exec_driver_sql(
+                f"DELETE FROM checkpoint WHERE run_id = '{runs[4].id}' AND kind = 'merged'"
+            )
+        faults = verify(registry).faults
+    assert len(faults) == 4
+    for fault, run, said in zip(
+        faults,
+        [*runs[:3], runs[4]],
+        ["found no file", "bytes, found", "SHA-256 mismatch", "finished, however without weights"],
+        strict=True,
+    ):
+        assert run.label in fault
+        assert said in fault
+    done = call(zoo, "verify", "--format", "csv")
+    assert done.exit_code == 4
+    assert len(done.stdout.splitlines()) == 5
+    assert "4 faults were found" in done.stderr
+
+
+def test_a_damaged_catalogue_is_found_set_aside_and_made_anew(zoo):
+    before, rows = content(zoo), opened(zoo)
+    listed = rows.runs()
+    rows.close()
+    database = zoo / "registry.db"
+    damaged = database.read_bytes()[:4096] + b"\xff" * 60_000
+    database.write_bytes(damaged)
+    assert call(zoo, "verify").exit_code == 4
+    dry = call(zoo, "rebuild", "--dry-run")
+    assert "5 runs would be entered" in dry.stderr
+    assert database.read_bytes() == damaged
+    done = call(zoo, "rebuild")
+    assert done.exit_code == 0, done.output
+    assert "the damaged catalogue is now" in done.stderr
+    (aside,) = zoo.glob("registry.db.damaged-*")
+    assert aside.read_bytes() == damaged
+    assert same_content(content(zoo), before)
+    with opened(zoo) as registry:
+        volatile = {"requested_at": "", "started_at": "", "finished_at": "", "seconds": 0}
+        assert [replace(run, **volatile) for run in registry.runs()] == [
+            replace(run, **volatile) for run in listed
+        ]
+        assert verify(registry).faults == []
+    assert "0 runs entered" in call(zoo, "rebuild").stderr
+    assert call(zoo, "compare").exit_code == 0
+
+
+def same_content(found, wanted):
+    (facts, weights), (wanted_facts, wanted_weights) = found, wanted
+    assert facts == wanted_facts
+    assert weights.keys() == wanted_weights.keys()
+    for key, tensors in weights.items():
+        assert all((tensors[name] == wanted_weights[key][name]).all() for name in tensors)
+    return True
+
+
+def test_a_lost_parent_is_told_and_the_product_comes_back_without_it(zoo):
+    with opened(zoo) as registry:
+        runs = registry.runs()
+        for kept in registry.checkpoints(runs[0].id):
+            registry.blobs.remove(kept.sha256)
+    (zoo / "registry.db").unlink()
+    (zoo / "blobs/00").mkdir(exist_ok=True)
+    (zoo / f"blobs/00/{'0' * 64}.safetensors").write_bytes(b"no weights")
+    done = rebuild(f"sqlite:///{zoo}/registry.db", zoo / "blobs")
+    assert [run.id for run in done.runs] == [run.id for run in runs[1:]]
+    told = "\n".join(done.faults)
+    assert told.count(f"of its parents {runs[0].id} are lost") == 2
+    assert "000000000000" in told
+    assert done.runs[-1].parents == tuple(run.id for run in runs[1:3])
+
+
+def test_a_run_without_its_best_weights_comes_back_as_interrupted(tmp_path):
+    with opened(tmp_path) as registry:
+        (run,) = registry.add([new_run()])
+        registry.put(run.id, state(), kind="epoch", epoch=2, metrics={"val_loss": 1.0})
+    (tmp_path / "registry.db").unlink()
+    rebuild(f"sqlite:///{tmp_path}/registry.db", tmp_path / "blobs")
+    with opened(tmp_path) as registry:
+        (found,) = registry.runs()
+        assert (found.id, found.status) == (run.id, "interrupted")
+        (kept,) = registry.checkpoints(run.id)
+        assert (kept.kind, kept.epoch, kept.metrics) == ("epoch", 2, {"val_loss": 1.0})
+        assert registry.add([new_run()])[0].id == run.id
+
+
+def test_only_what_nothing_refers_to_is_removed_and_only_after_a_while(zoo):
+    kept = files(zoo)
+    with opened(zoo) as registry:
+        (run,) = registry.add([new_run()])
+        registry.put(run.id, state(5.0), kind="best", epoch=1, metrics={})
+    (loose,) = set(files(zoo)) - set(kept)
+    stray = zoo / "blobs/tmp/abcdef"
+    stray.write_bytes(b"half")
+    assert "0 files" in call(zoo, "gc").stderr  # too young
+    assert files(zoo) == sorted([*kept, loose, stray])
+    age(zoo)
+    dry = call(zoo, "gc", "--dry-run")
+    assert "2 files" in dry.stderr
+    assert loose.stem in dry.stdout
+    assert files(zoo) == sorted([*kept, loose, stray])
+    assert "2 files" in call(zoo, "gc", "--grace", "1.5h").stderr
+    assert files(zoo) == kept
+    assert call(zoo, "verify").exit_code == 0
+
+
+def test_what_a_living_process_is_about_to_mention_stays(tmp_path, monkeypatch):
+    with opened(tmp_path) as busy, opened(tmp_path) as other:
+        (run,) = busy.add([new_run()])
+        busy.claim([run.id])
+        busy.put(run.id, state(), kind="best", epoch=1, metrics={})
+        age(tmp_path)
+        assert collect(other) == []
+        monkeypatch.setattr(claims, "LEASE_S", -1.0)  # now it is taken for dead
+        (garbage,) = collect(other)
+        assert garbage.what == "weights"
+    assert files(tmp_path) == []
+
+
+def test_a_superseded_model_is_garbage_and_so_is_a_state_nobody_is_part_of(tmp_path):
+    with opened(tmp_path) as registry:
+        (run,) = registry.add([new_run()])
+        publish(registry, run, 1.0)
+        publish(registry, run, 2.0)
+        registry.states.put(b"left by a crash")
+        age(tmp_path)
+        assert sorted(each.what for each in collect(registry)) == ["state of training", "weights"]
+        assert registry.load(run.id)["weight"][0, 0] == 2.0
+    assert len(files(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("grace", ["1", "h", "-1h", "1 week"])
+def test_a_duration_needs_a_unit(zoo, grace):
+    done = call(zoo, "gc", "--grace", grace)
+    assert done.exit_code == 2
+    assert "such as 7d" in done.stderr
+
+
+def test_a_pool_of_predictions_has_no_weights_to_start_from(zoo):
+    from zoo.config import parse
+    from zoo.planning import plan
+
+    with opened(zoo) as registry:
+        pool = next(run for run in registry.runs() if run.kind == "predictions")
+        asked = parse({"data": {"ref": "iris"}, "init": pool.id})
+        with pytest.raises(UsageError, match="pools predictions and has no weights of its own"):
+            plan(asked, registry)
