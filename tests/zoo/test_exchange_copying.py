@@ -68,6 +68,18 @@ def test_a_run_comes_with_all_it_was_made_of_and_nothing_is_lost(source, target)
     ]
 
 
+def test_runs_go_to_every_kind_of_place_and_back(source, target, places):
+    with places.open() as middle:
+        copy_runs(source, middle, ["pool"])
+        told = copy_runs(middle, target, ["*"])
+        assert set(outcomes(told).values()) == {"copied"}
+        assert set(outcomes(copy_runs(target, middle, ["*"])).values()) == {"there"}
+    assert target.runs() == source.runs()
+    for run in source.runs():
+        assert target.history(run.id) == source.history(run.id)
+        assert target.checkpoints(run.id) == source.checkpoints(run.id)
+
+
 def test_what_is_there_stays_and_the_same_command_ends_the_same(source, target):
     copy_runs(source, target, ["iris-mlp/seed=0"])
     told = copy_runs(source, target, ["soup"])
@@ -100,12 +112,17 @@ def test_copying_that_is_cut_off_anywhere_goes_on_from_there(source, target, mon
     for run in target.runs():  # whatever is entered is whole
         for checkpoint in target.checkpoints(run.id):
             target.load(run.id, checkpoint.kind)
-    received = []
-    monkeypatch.setattr(Registry, "receive", lambda self, data: (
-        received.append(data), real["receive"](self, data)))  # fmt: skip
+    fetched = []
+    content = Registry.content
+
+    def seen(self, checkpoint, owner):
+        fetched.extend([owner] if self is source else [])
+        return content(self, checkpoint, owner)
+
+    monkeypatch.setattr(Registry, "content", seen)
     copy_runs(source, target, ["pool"])
     assert target.runs() == source.runs()
-    assert len(received) == 4 - (calls + 1) // 2  # what had arrived is not sent again
+    assert len(fetched) == 4 - (calls + 1) // 2  # what had arrived is not fetched again
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "failed", "interrupted"])

@@ -156,9 +156,7 @@ def _model(
 
 def _refuse_others(registry: Registry, request: NewRun) -> None:
     """Refuse a name that is taken by runs which it could not be told from, or not combined with."""
-    for run in registry.runs():
-        if run.name != request.name:
-            continue
+    for run in registry.named(request.name):
         if run.known_data:
             raise UsageError(
                 f"the runs of one name share their data, however {run.owner} learnt from "

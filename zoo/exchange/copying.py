@@ -144,14 +144,14 @@ def _is_epoch(row: Mapping[str, Any]) -> bool:
 
 
 def _deliver(source: Registry, target: Registry, run: Run, checkpoint: Checkpoint) -> None:
-    """Let the target hold a checkpoint in full; what is there already is verified."""
+    """Let the target hold a checkpoint in full; what is there already is not fetched again."""
     try:
-        target.content(checkpoint, run.owner)
+        data = target.content(checkpoint, run.owner)
     except IntegrityError:
         data = source.content(checkpoint, run.owner)
         layout.read(data, run.owner)
-        target.receive(data)
-        target.content(checkpoint, run.owner)
+    target.receive(data)  # also what is there: it is young again, and no garbage for a while
+    target.content(checkpoint, run.owner)
 
 
 def _check(run: Run) -> None:

@@ -132,7 +132,8 @@ class Catalogue:
     def latest(self) -> list[Run]:
         """Return the models that the latest training asked for, whenever they were trained."""
         table = tables.run
-        single = (table.c.kind == "single") & (table.c.task != NO_DATA)
+        known = select(tables.dataset.c.id).where(tables.dataset.c.task != NO_DATA)
+        single = (table.c.kind == "single") & table.c.dataset_id.in_(known)
         last = select(func.max(table.c.requested_at)).where(single).scalar_subquery()
         with self._database.read() as connection:
             return sql.select_runs(connection, single & (table.c.requested_at == last))
