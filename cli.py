@@ -49,8 +49,8 @@ def main() -> None:
     A REF names runs: a name, a glob (digits-*), a filter (digits-mlp/seed=3), @best, @top5, or
     the beginning of an identifier.
 
-    Exit codes: 0 ok, 1 failure, 2 usage or config, 3 some runs failed or diverged, 4 stored bytes
-    are damaged or code is not trusted, 130 interrupted (143 by SIGTERM).
+    Exit codes: 0 ok, 1 failure, 2 usage or config, 3 some runs failed or diverged, 4 bytes are
+    damaged or unsafe, or code is not trusted, 130 interrupted (143 by SIGTERM).
     """
 
 

@@ -147,6 +147,15 @@ def test_what_torch_saves_and_safetensors_cannot_hold_is_refused(saved):
             read_weights(saved({"w": value}))
 
 
+def test_a_header_may_have_any_length(tmp_path):
+    for length in range(256):  # one begins as a pickle does, another as an archive
+        text = json.dumps({"w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
+        text = text.ljust(256 + length)
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(struct.pack("<Q", len(text)) + text + b"\7")
+        assert read_weights(path).state["w"].item() == 7
+
+
 def test_a_folder_of_shards_is_read_by_its_index(tmp_path):
     state = {f"layer.{k}": torch.full((2,), float(k)) for k in range(4)}
     names = {}

@@ -16,6 +16,7 @@ from zoo.errors import ConfigError, UsageError, ZooError
 from zoo.exchange.reading import Weights, read_weights
 from zoo.registry import NewRun, Registry, Run
 from zoo.registry.records import NO_DATA, digest, finite, label
+from zoo.registry.weights import not_finite
 from zoo.settings import NAME_RULE, is_name
 from zoo.usercode import is_reference
 
@@ -125,7 +126,7 @@ def content(state: Mapping[str, "Tensor"]) -> str:
 def _check_finite(state: Mapping[str, "Tensor"], place: str) -> None:
     """Refuse weights that no registry publishes, before there is a run."""
     for name, tensor in state.items():
-        if not tensor.isfinite().all():
+        if not_finite(tensor):
             raise ZooError(f"{place}: weights must be finite, however {name!r} is not")
 
 
@@ -155,9 +156,7 @@ def _model(
 
 def _refuse_others(registry: Registry, request: NewRun) -> None:
     """Refuse a name that is taken by runs which it could not be told from, or not combined with."""
-    for run in registry.runs():
-        if run.name != request.name:
-            continue
+    for run in registry.named(request.name):
         if run.known_data:
             raise UsageError(
                 f"the runs of one name share their data, however {run.owner} learnt from "

@@ -21,12 +21,13 @@ Or the model, ready to predict, and new rows prepared as in training; run in thi
 
 ```python
 import json
+from pathlib import Path
 
 from zoo import load_model
 from zoo.data import apply
 
 model = load_model(".")
-preprocessing = json.load(open("config.json"))["preprocessing"]
+preprocessing = json.loads(Path("config.json").read_text())["preprocessing"]
 # model(apply(preprocessing, rows)), rows a pandas.DataFrame or an array of images
 ```"""
 
@@ -75,8 +76,9 @@ def readme(run: Run, checkpoint: Checkpoint, file: str, parents: Mapping[str, Ru
     if run.parents:
         front["base_model"] = [_repository(parents.get(key), key) for key in run.parents]
         front["base_model_relation"] = RELATIONS.get(run.kind, "finetune")
-    if checkpoint.metrics:
-        front["metrics"] = sorted({name.partition("_")[2] or name for name in checkpoint.metrics})
+    figures = [name for name in checkpoint.metrics if re.fullmatch(r"\w+", name)]
+    if figures:
+        front["metrics"] = sorted({name.partition("_")[2] or name for name in figures})
     matter = [f"{key}: {escaped(json.dumps(it, ensure_ascii=False))}" for key, it in front.items()]
     facts: dict[str, Any] = {
         "run": f"{run.label} ({run.id})",

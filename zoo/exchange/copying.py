@@ -6,7 +6,7 @@ any point, and begins again where it was.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -21,8 +21,6 @@ from zoo.registry.weights import decode
 from zoo.settings import NAME_RULE, is_name
 
 Outcome = Literal["copied", "there", "skipped", "refused"]
-Figure = float | None
-Epoch = dict[str, int | Figure | str | dict[str, Figure]]  # a row of the history
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def copy_runs(source: Registry, target: Registry, refs: Sequence[str]) -> list[C
         refs: which runs.
 
     Returns:
-        what became of each, parents first.
+        what became of each, in the order of the source, where parents come first.
 
     Raises:
         NotFoundError, UsageError: where a reference cannot be resolved.
@@ -65,7 +63,7 @@ def copy_runs(source: Registry, target: Registry, refs: Sequence[str]) -> list[C
     known = {identity(run): run for run in here.values()}
     ids: dict[str, str] = {}  # of the source -> of the same run in the target
     told = []
-    for run in _parents_first(source, refs):
+    for run in _with_ancestors(source, refs):
         try:
             told.append(_copy(source, target, run, ids, here, known))
         except (IntegrityError, MismatchError, NotFoundError, UnsafeFileError) as error:
@@ -109,41 +107,51 @@ def _copy(
     return Copied(run, "there")
 
 
-def _parents_first(source: Registry, refs: Sequence[str]) -> Iterator[Run]:
-    """Yield runs that references name and all they were made of, each after its parents."""
-    known = {run.id: run for run in source.runs()}
-    begun: set[str] = set()
-    for wanted in source.runs(refs):
-        waiting = [(wanted, False)]
-        while waiting:
-            run, parents_done = waiting.pop()
-            if parents_done:
-                yield run
-            elif run.id not in begun:
-                begun.add(run.id)
-                waiting.append((run, True))
-                waiting += [(known[key], False) for key in reversed(run.parents) if key in known]
+def _with_ancestors(source: Registry, refs: Sequence[str]) -> list[Run]:
+    """Return runs that references name and all they were made of; parents are the older ones."""
+    everything = source.runs()
+    known = {run.id: run for run in everything}
+    wanted: set[str] = set()
+    waiting = [run.id for run in source.runs(refs)]
+    while waiting:
+        key = waiting.pop()
+        if key in known and key not in wanted:
+            wanted.add(key)
+            waiting += known[key].parents
+    return [run for run in everything if run.id in wanted]
 
 
 def _told(source: Registry, run: Run) -> tuple[list[Checkpoint], list[dict[str, Any]]]:
     """Return checkpoints and history of a run; a database may hold anything in any column."""
     try:
-        checkpoints = TypeAdapter(list[Checkpoint]).validate_python(source.checkpoints(run.id))
-        history = TypeAdapter(list[Epoch]).validate_python(source.history(run.id))
+        told = [vars(checkpoint) for checkpoint in source.checkpoints(run.id)]
+        checkpoints = TypeAdapter(list[Checkpoint]).validate_python(told)
+        history = source.history(run.id)
+        if all(_is_epoch(row) for row in history):
+            return checkpoints, history
     except ValueError:
-        raise UnsafeFileError(f"{run.owner}: its epochs or weights are damaged") from None
-    return checkpoints, history
+        pass
+    raise UnsafeFileError(f"{run.owner}: its epochs or weights are not what a registry holds")
+
+
+def _is_epoch(row: Mapping[str, Any]) -> bool:
+    figures = {key: value for key, value in row.items() if key not in ("run_id", "averages")}
+    return (
+        isinstance(row["epoch"], int)
+        and isinstance(row["averages"], dict | None)
+        and all(isinstance(figure, int | float | None) for figure in figures.values())
+    )
 
 
 def _deliver(source: Registry, target: Registry, run: Run, checkpoint: Checkpoint) -> None:
-    """Let the target hold a checkpoint in full; what is there already is verified."""
+    """Let the target hold a checkpoint in full; what is there already is not fetched again."""
     try:
-        target.content(checkpoint, run.owner)
+        data = target.content(checkpoint, run.owner)
     except IntegrityError:
         data = source.content(checkpoint, run.owner)
         layout.read(data, run.owner)
-        target.receive(data)
-        target.content(checkpoint, run.owner)
+    target.receive(data)  # also what is there: it is young again, and no garbage for a while
+    target.content(checkpoint, run.owner)
 
 
 def _check(run: Run) -> None:

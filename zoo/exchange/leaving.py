@@ -70,7 +70,8 @@ def export_runs(
         )
     if alone:
         form = "safetensors" if output.suffix == ENDINGS[0] else "pt"
-    pattern = template or (f"{DEFAULT}-epoch{{epoch:03d}}" if kind in SEVERAL else DEFAULT)
+    usual = f"{DEFAULT}-epoch{{epoch:03d}}" if kind in SEVERAL else DEFAULT
+    pattern = usual if template is None else template
     taken: dict[str, Run] = {}
     for run, checkpoint in chosen:
         name = fill(pattern, fields(run, checkpoint), run.owner)

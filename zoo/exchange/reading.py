@@ -30,6 +30,7 @@ MOST_JSON = 16 << 20  # of an index
 MOST_CONFIG = 1 << 20  # of a config.json that is kept
 INDEX, CONFIG = "model.safetensors.index.json", "config.json"
 EXPANSION = 4  # times the bytes of the file that its tensors may take, sharing storages
+PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 ZIP = b"PK\x03\x04"
 
 
@@ -96,11 +97,12 @@ def _from_file(path: Path, key: str | None) -> Weights:
             "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
         }
         file.seek(0)
-        start = file.read(4)
-        if start == ZIP:
+        start = file.read(9)
+        if start.startswith(ZIP):
             chosen, state = _from_archive(file, size, key, path)
             return Weights(state, {**source, "format": "pt", "key": chosen})
-        if start[:1] == b"\x80" or path.suffix in (".pt", ".pth", ".ckpt", ".bin"):
+        is_header = start[8:] == b"{"  # of safetensors, which may begin with any length
+        if not is_header and (start[:1] == b"\x80" or path.suffix in PICKLES):
             raise UnsafeFileError(
                 f"{path}: must be a zip archive, as torch.save writes since version 1.6, however "
                 f"it is not; {archive.ELSEWHERE}"
