@@ -202,11 +202,10 @@ def _save(
     (run,) = registry.add([request])
     epochs = sum(member.epochs or 0 for member in members)
     try:
-        # A pool of predictions has no weights; the header of its file tells what it is.
         registry.publish(
             run.id,
-            state or {},
-            kind="merged",
+            state or {},  # a pool has none: the header of its file tells what it is
+            kind="merged" if state else "pool",
             epoch=None,
             epochs=epochs,
             metrics=metrics,

@@ -309,8 +309,6 @@ def _read(path: str) -> tuple[bytes, dict[str, Tensor], dict[str, Any]]:
 def _from_run(init: InitConfig, registry: Registry) -> _Start:
     run = registry.run(init.source or "")
     checkpoints = [c for c in registry.checkpoints(run.id) if c.kind in (*FROM, "merged")]
-    if run.kind == "predictions":
-        raise NotFoundError(f"init: {run.owner} pools predictions and has no weights of its own")
     wanted = [c for c in checkpoints if init.epoch is None or c.epoch == init.epoch]
     if init.epoch is None:
         wanted = [c for c in wanted if c.kind in ("best", "merged")]

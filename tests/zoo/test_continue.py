@@ -48,7 +48,7 @@ def blob(registry, run, kind="best", epoch=None):
     (found,) = [
         c for c in registry.checkpoints(run.id) if c.kind == kind and epoch in (None, c.epoch)
     ]
-    return str(registry._blobs.path(found.sha256))
+    return str(registry.blobs.path(found.sha256))
 
 
 def test_a_child_starts_at_its_parents_best_and_is_never_worse(registry):

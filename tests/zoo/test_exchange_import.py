@@ -119,7 +119,7 @@ def test_a_full_disk_leaves_a_failed_run_that_the_next_import_completes(
         raise ZooError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry._blobs, "put", full)
+        patch.setattr(registry.blobs, "put", full)
         with pytest.raises(ZooError, match="no room"):
             import_weights(registry, path, "taken")
     assert registry.run("taken").status == "failed"

@@ -14,7 +14,6 @@ from test_resume import SMALL, content, opened, train
 import cli
 from ensemble.members import members
 from ensemble.products import combine
-from zoo.errors import UsageError
 from zoo.registry import claims
 from zoo.registry.upkeep import collect, rebuild, verify
 
@@ -207,14 +206,3 @@ def test_a_duration_needs_a_unit(zoo, grace):
     done = call(zoo, "gc", "--grace", grace)
     assert done.exit_code == 2
     assert "such as 7d" in done.stderr
-
-
-def test_a_pool_of_predictions_has_no_weights_to_start_from(zoo):
-    from zoo.config import parse
-    from zoo.planning import plan
-
-    with opened(zoo) as registry:
-        pool = next(run for run in registry.runs() if run.kind == "predictions")
-        asked = parse({"data": {"ref": "iris"}, "init": pool.id})
-        with pytest.raises(UsageError, match="pools predictions and has no weights of its own"):
-            plan(asked, registry)

@@ -13,8 +13,9 @@ from zoo.settings import parse_value
 Kind = Literal["single", "predictions", "weights", "distilled"]
 Status = Literal["queued", "running", "finished", "diverged", "failed", "interrupted"]
 CheckpointKind = Literal[
-    "best", "last", "top", "epoch", "ema", "swa", "lawa", "optimiser", "state", "merged"
+    "best", "last", "top", "epoch", "ema", "swa", "lawa", "optimiser", "state", "merged", "pool"
 ]
+OUTCOMES: tuple[CheckpointKind, ...] = ("best", "merged", "pool")  # one of which a finished run has
 NO_DATA = "unknown"  # the task and the data of a model that was trained elsewhere
 COLUMNS_NAMED = 5  # of those in which two schemas differ
 DONE: tuple[Status, ...] = ("finished", "diverged")  # what is never trained again

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from zoo.errors import IntegrityError, NotFoundError, ZooError
 from zoo.registry.blobs import Blobs, Entry, open_blobs
 from zoo.registry.database import backend
-from zoo.registry.records import DONE, SEVERAL, Checkpoint, Run
+from zoo.registry.records import DONE, OUTCOMES, SEVERAL, Checkpoint, Run
 from zoo.registry.registry import Registry
 from zoo.registry.weights import header
 
@@ -78,7 +78,7 @@ def verify(registry: Registry) -> Verified:
         except ZooError as error:
             found.faults.append(str(error))
     for run in runs.values():
-        if run.status == "finished" and not kinds[run.id] & {"best", "merged"}:
+        if run.status == "finished" and kinds[run.id].isdisjoint(OUTCOMES):
             found.faults.append(f"{run.owner}: is finished, however without weights")
     return found
 
@@ -185,7 +185,7 @@ def _of_run(found: Sequence[tuple[dict[str, Any], Entry]]) -> Told:
     """Join what the files of one run tell; of two of a kind the younger counts."""
     last, entry = found[-1]
     for card, its_entry in found:
-        if card["checkpoint"] in ("best", "merged"):
+        if card["checkpoint"] in OUTCOMES:
             last, entry = card, its_entry
     over = last["status"] in DONE
     facts = {name.name: last[name.name] for name in fields(Run)}
