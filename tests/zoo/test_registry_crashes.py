@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from effort import KILLS
 from sqlalchemy import Engine, event
 
 from zoo.errors import IntegrityError, ZooError
@@ -137,7 +138,8 @@ def work():
             os.write(writer, b".")
             value += 1
 
-for delay in (0.0, 0.005, 0.011, 0.017, 0.023):
+for _ in range(int(sys.argv[2])):
+    delay = random.uniform(0, 0.03)
     child = forked(work)
     os.read(reader, 1)
     time.sleep(delay)
@@ -181,7 +183,7 @@ print("sound")
 
 def run_script(script, folder):
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(COMMON + script), str(folder)],
+        [sys.executable, "-c", textwrap.dedent(COMMON + script), str(folder), str(KILLS)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -206,3 +208,32 @@ def test_a_database_damaged_while_open_is_an_integrity_error(registry, tmp_path)
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 40_000)
     with pytest.raises(IntegrityError, match=r"registry\.db is not a sound database"):
         registry.runs()
+
+
+FULL = """
+import resource
+
+with opened() as registry:
+    runs = registry.add([new_run(seed) for seed in range(2)])
+    publish(registry, runs[0], 1)
+    before = [registry.runs(), registry.checkpoints(runs[0].id)]
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+    for run in runs:
+        try:
+            publish(registry, run, 2)
+        except Exception as error:
+            assert type(error).__name__ == "ZooError", repr(error)
+            assert "cannot be written: File too large; make room there" in str(error), error
+        else:
+            raise AssertionError("800 kB went into 400")
+    assert [registry.runs(), registry.checkpoints(runs[0].id)] == before
+    assert os.listdir(f"{folder}/blobs/tmp") == []
+    assert registry.load(runs[0].id)["w"][0] == 1
+print("sound")
+"""
+
+
+def test_a_disk_that_is_full_in_mid_file_leaves_the_old_weights(tmp_path):
+    assert run_script(FULL, tmp_path).startswith("sound")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from crowd import same_end
+from effort import KILLS
 
 from zoo.choice import Choice
 from zoo.config import RunConfig, parse
@@ -28,7 +29,6 @@ from zoo.sections import DataConfig
 from zoo.training import Noted, train_many
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("ZOO_KILLS", "10"))  # of children, at random moments
 
 
 @cache
