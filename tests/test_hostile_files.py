@@ -13,6 +13,11 @@ import corpus_headers
 import corpus_pickles
 import pytest
 import torch
+from safetensors.torch import save_file
+
+from zoo import build, continuation, parse, plan
+from zoo.errors import ConfigError, IntegrityError
+from zoo.registry import NewRun, Registry
 
 TESTS = Path(__file__).parent
 NAMES = [
@@ -110,3 +115,50 @@ def test_the_payloads_do_run_where_they_are_unpickled(folder, tmp_path, monkeypa
 def test_the_filter_of_torch_alone_takes_a_tensor_of_a_trillion_elements(folder):
     state = torch.load(folder / "stride_zero.pt", weights_only=True)
     assert state["w"].numel() == 10**12
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "pipe", "other", "gone"])
+def test_a_link_in_a_registry_leads_nowhere(tmp_path, target):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "other").write_bytes(b"another")
+    facts = dict.fromkeys(("config_hash", "data_ref", "data_fingerprint", "split_hash"), "x")
+    with Registry(f"sqlite:///{tmp_path}/r.db", tmp_path / "blobs") as registry:
+        (run,) = registry.add([NewRun(name="r", config={}, task="regression", **facts)])
+        kept = registry.publish(
+            run.id, {"w": torch.ones(2)}, epoch=1, epochs=1, metrics={}, seconds=0.0
+        )
+    path = next((tmp_path / "blobs").glob(f"*/{kept.sha256}.safetensors"))
+    path.unlink()
+    path.symlink_to(tmp_path / target)
+    registry = Registry(f"sqlite:///{tmp_path}/r.db", tmp_path / "blobs")
+    with registry, pytest.raises(IntegrityError, match="run r"):
+        registry.load(run.id)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        {"config": 1},
+        {"config": {"init": "x"}},
+        {"config": {"init": {"trained": "x"}}, "epoch": "y"},
+        {"config": {}, "name": 3},
+    ],
+)
+def test_a_card_that_lies_is_refused_in_a_line_or_not_believed(tmp_path, monkeypatch, card):
+    monkeypatch.chdir(tmp_path)
+    state = build("mlp", {"hidden": [4]}, (4,), 3, seed=0).state_dict()
+    save_file(state, "a.safetensors", metadata={"zoo": json.dumps(card)})
+    asked = {"data": {"ref": "iris"}, "model": {"hidden": [4]}, "init": "a.safetensors"}
+    assert plan(parse(asked)).requests[0].config["init"]["trained"] == 0
+    registry = Registry("sqlite:///r.db", "blobs")
+    with registry, pytest.raises(ConfigError, match=r"what it tells of its run is damaged"):
+        continuation(registry, ["a.safetensors"], 1, {}, None)
+
+
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.safetensors")
+    (tmp_path / "b.safetensors").symlink_to("/dev/zero")
+    for name in ("a", "b"):
+        asked = {"data": {"ref": "iris"}, "init": f"{tmp_path}/{name}.safetensors"}
+        with pytest.raises(ConfigError, match="must be a file, however it is none"):
+            plan(parse(asked))

@@ -14,7 +14,8 @@ from torch import Tensor
 from zoo.checks import batch_size, check
 from zoo.config import Config, RunConfig, parse
 from zoo.data import Data, Loader
-from zoo.errors import ConfigError, MismatchError, NotFoundError
+from zoo.errors import ConfigError, MismatchError, NotFoundError, UsageError
+from zoo.exchange.reading import opened
 from zoo.registry import NewRun, Registry, Run
 from zoo.registry.records import Checkpoint, differences
 from zoo.registry.weights import decode, header
@@ -298,10 +299,11 @@ def _told(path: str) -> Run:
 def _read(path: str) -> tuple[bytes, dict[str, Tensor], dict[str, Any]]:
     """Return the bytes of a file, its weights, and the card in its header."""
     try:
-        content = Path(path).read_bytes()
+        with opened(Path(path)) as (file, _):
+            content = file.read()
         return content, decode(content), header(content)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UsageError as error:
+        raise ConfigError(str(error)) from None
     except Exception as error:  # the parser of safetensors raises its own
         raise ConfigError(f"{path}: is not a safetensors file: {error}") from None
 

@@ -115,15 +115,21 @@ def _figure(item: str) -> tuple[str, float]:
     type=click.Path(path_type=Path),
     help="A folder that gets one per run; or a .safetensors or .pt file, for one run.",
 )
-@click.option("--kind", default="best", show_default=True, help="Which weights: last, ema, top ...")
+@click.option(
+    "--kind",
+    type=click.Choice(["best", "last", "top", "epoch", "ema", "swa", "lawa"]),
+    default="best",
+    show_default=True,
+    help="Which of their weights.",
+)
 @click.option(
     "--template",
     metavar="TEXT",
     help="Names, such as {name}-{seed}-epoch{epoch:03d}-{val_loss:.4f}; by default {name}-{id}.",
 )
 @click.option(
-    "--as",
-    "wanted",
+    "--format",
+    "form",
     type=click.Choice(["safetensors", "pt"]),
     default="safetensors",
     show_default=True,
@@ -136,7 +142,7 @@ def export(
     output: Path,
     kind: Any,
     template: str | None,
-    wanted: Any,
+    form: Any,
     force: bool,
     registry: str,
     blobs: str,
@@ -155,7 +161,7 @@ def export(
             output,
             kind=kind,
             template=template,
-            form=wanted,
+            form=form,
             force=force,
         )
     for path in paths:
