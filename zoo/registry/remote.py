@@ -46,6 +46,9 @@ REFUSED = re.compile(
 )
 
 
+_processes: dict[str, int] = {}  # the one in which the client has its threads
+
+
 class RemoteBlobs(Blobs):
     """What lies below a prefix in a bucket.
 
@@ -176,6 +179,11 @@ class RemoteBlobs(Blobs):
     def _explained(self) -> Iterator[None]:
         from obstore.exceptions import BaseError
 
+        if _processes.setdefault("first", os.getpid()) != os.getpid():
+            raise ZooError(
+                f"{self.place}: an object store can be used by the process that began to, however"
+                " this is a fork of it; begin after the fork, or start processes by spawn"
+            )
         try:
             yield
         except (BaseError, FileNotFoundError) as error:
@@ -191,6 +199,11 @@ class RemoteBlobs(Blobs):
             raise UsageError(
                 f"{self.place}: there is no such bucket; make it, or choose another place with"
                 " --blobs"
+            ) from None
+        if "builder error" in text:
+            raise UsageError(
+                f"{self.place}: what is sent must be encrypted, however the endpoint is plain http,"
+                f" or no URL at all; allow it by {self._http}=true"
             ) from None
         if REFUSED.search(text):
             raise UsageError(f"{self.place}: access was refused: {reason}; {self._hint}") from None
