@@ -177,7 +177,7 @@ def test_missing_credentials_are_asked_for(url, s3, monkeypatch):
 
 def test_plain_http_must_be_allowed(s3, monkeypatch):
     monkeypatch.delenv("AWS_ALLOW_HTTP")
-    with pytest.raises(UsageError, match="plain http, .*; allow it by AWS_ALLOW_HTTP=true"):
+    with pytest.raises(UsageError, match=r"plain http, .*; allow it by AWS_ALLOW_HTTP=true"):
         open_blobs(s3).create()
 
 

@@ -66,22 +66,22 @@ def test_a_full_disk_at_any_step_leaves_the_old_weights(registry, tmp_path, monk
     assert registry.load(old.id)["w"][0] == 2.0
 
 
-def test_a_failed_commit_leaves_the_old_outcome(registry):
-    (run,) = registry.add([new_run(0)])
-    publish(registry, run, 1.0)
-    before = registry.runs()
-
+def test_a_failed_commit_leaves_the_old_outcome(places):
     def refuse(_connection):
         raise RuntimeError("power cut")
 
-    event.listen(Engine, "commit", refuse)
-    try:
-        with pytest.raises(RuntimeError, match="power cut"):
-            publish(registry, run, 2.0)
-    finally:
-        event.remove(Engine, "commit", refuse)
-    assert registry.runs() == before
-    assert registry.load(run.id)["w"][0] == 1.0
+    with places.open() as registry:
+        (run,) = registry.add([new_run(0)])
+        publish(registry, run, 1.0)
+        before = registry.runs()
+        event.listen(Engine, "commit", refuse)
+        try:
+            with pytest.raises(RuntimeError, match="power cut"):
+                publish(registry, run, 2.0)
+        finally:
+            event.remove(Engine, "commit", refuse)
+        assert registry.runs() == before
+        assert registry.load(run.id)["w"][0] == 1.0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -100,10 +100,10 @@ import torch
 from zoo.registry import NewRun, Registry
 
 torch.set_num_threads(1)
-folder = sys.argv[1]
+url, blobs = sys.argv[1:]
 
 def opened():
-    return Registry(f"sqlite:///{folder}/registry.db", f"{folder}/blobs")
+    return Registry(url, blobs)
 
 def new_run(seed):
     return NewRun(name="r", seed=seed, config={}, config_hash="c", task="regression",
@@ -112,6 +112,9 @@ def new_run(seed):
 def publish(registry, run, value):
     registry.publish(run.id, {"w": torch.full((200_000,), float(value))}, epoch=value,
                      epochs=value, metrics={"val_rmse": value}, seconds=0.0)
+
+def succeeded(*children):
+    return [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
 
 def forked(work):
     child = os.fork()
@@ -137,26 +140,29 @@ def work():
             os.write(writer, b".")
             value += 1
 
-for delay in (0.0, 0.005, 0.011, 0.017, 0.023):
-    child = forked(work)
-    os.read(reader, 1)
-    time.sleep(delay)
-    os.kill(child, signal.SIGKILL)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+def check():
     with opened() as registry:
         (run,) = registry.runs()
         (checkpoint,) = registry.checkpoints(run.id)
         weights = registry.load(run.id)["w"]
         assert run.best_epoch == checkpoint.epoch == run.metrics["val_rmse"]
         assert bool((weights == checkpoint.epoch).all())
-print("sound", run.best_epoch)
+
+for delay in (0.0, 0.005, 0.011, 0.017, 0.023):
+    child = forked(work)
+    os.read(reader, 1)
+    time.sleep(delay)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert succeeded(forked(check))
+print("sound")
 """
 
 CROWDED = """
 def work(number):
     def run_all():
         with opened() as registry:
-            mine = registry.add([new_run(10 * number + seed) for seed in range(5)])
+            mine = registry.add([new_run(10 * number + seed) for seed in range(4)])
             registry.add([new_run(1000)])
             registry.start([run.id for run in mine])
             for run in mine:
@@ -165,13 +171,12 @@ def work(number):
                 publish(registry, run, 1 + run.seed)
     return run_all
 
-children = [forked(work(number)) for number in range(4)]
-assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+assert succeeded(*[forked(work(number)) for number in range(8)])
 with opened() as registry:
     done = registry.runs(status="finished")
-    assert {run.seed for run in done} == {10 * n + s for n in range(4) for s in range(5)}
-    assert len(done) == 20
-    assert len(registry.runs()) == 21
+    assert {run.seed for run in done} == {10 * n + s for n in range(8) for s in range(4)}
+    assert len(done) == 32
+    assert len(registry.runs()) == 33
     for run in done:
         assert len(registry.history(run.id)) == 3
         assert registry.load(run.id)["w"][0] == 1 + run.seed
@@ -179,9 +184,9 @@ print("sound")
 """
 
 
-def run_script(script, folder):
+def run_script(script, places):
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(COMMON + script), str(folder)],
+        [sys.executable, "-c", textwrap.dedent(COMMON + script), places.url, places.blobs],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -191,12 +196,12 @@ def run_script(script, folder):
     return done.stdout
 
 
-def test_a_killed_publication_leaves_the_old_or_the_new_weights(tmp_path):
-    assert run_script(KILLED, tmp_path).startswith("sound")
+def test_a_killed_publication_leaves_the_old_or_the_new_weights(places):
+    assert run_script(KILLED, places).startswith("sound")
 
 
-def test_four_processes_at_once_lose_nothing(tmp_path):
-    assert run_script(CROWDED, tmp_path).startswith("sound")
+def test_eight_processes_at_once_lose_nothing(places):
+    assert run_script(CROWDED, places).startswith("sound")
 
 
 def test_a_database_damaged_while_open_is_an_integrity_error(registry, tmp_path):
