@@ -75,12 +75,12 @@ def test_a_connection_cut_within_a_call_is_told_and_the_next_call_works(opened, 
     (run,) = opened.add([new_run()])
 
     def read():
-        with opened._database.read() as connection:
+        with opened.database.read() as connection:
             cut()
             connection.execute(select(t.run))
 
     def write():
-        with opened._database.write() as connection:
+        with opened.database.write() as connection:
             connection.execute(delete(t.run))
             cut()
 
@@ -107,12 +107,12 @@ def test_a_connection_cut_before_the_commit_leaves_the_old_outcome(opened, cut):
 
 def test_a_reader_sees_one_moment_and_writes_nothing(opened, other):
     count = select(func.count()).select_from(t.run)
-    with opened._database.read() as connection:
+    with opened.database.read() as connection:
         assert connection.scalar(count) == 0
         other.add([new_run()])
         assert connection.scalar(count) == 0
     assert len(opened.runs()) == 1
-    reading = opened._database.read()
+    reading = opened.database.read()
     with pytest.raises(UsageError, match="read-only transaction"), reading as connection:
         connection.execute(delete(t.run))
 
@@ -121,11 +121,11 @@ def test_a_writer_sees_what_was_written_while_it_waited(opened, other):
     seen = []
 
     def write():
-        with other._database.write() as connection:
+        with other.database.write() as connection:
             seen.append(connection.scalar(select(func.count()).select_from(t.dataset)))
 
     waiting = threading.Thread(target=write)
-    with opened._database.write() as connection:
+    with opened.database.write() as connection:
         waiting.start()
         time.sleep(0.3)
         assert seen == []
@@ -138,7 +138,7 @@ def test_a_writer_sees_what_was_written_while_it_waited(opened, other):
 def test_who_waits_too_long_for_the_lock_is_told(opened, postgres, tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.registry.postgres.PATIENCE_S", 0.1)
     said = pytest.raises(UnreachableError, match=r"others have held the lock for 0\.1 s")
-    with Registry(postgres, tmp_path / "blobs") as hasty, opened._database.write(), said:
+    with Registry(postgres, tmp_path / "blobs") as hasty, opened.database.write(), said:
         hasty.add([new_run()])
     assert opened.runs() == []
 
@@ -148,7 +148,7 @@ def test_a_process_that_stops_within_a_write_loses_the_lock(
 ):
     monkeypatch.setattr("zoo.registry.postgres.STOPPED_S", 0.5)
     with Registry(postgres, tmp_path / "blobs") as stopped:
-        writing = stopped._database.write()
+        writing = stopped.database.write()
         connection = writing.__enter__()
         connection.execute(delete(t.run))
         opened.add([new_run()])  # waits until the other is taken for dead
@@ -158,7 +158,7 @@ def test_a_process_that_stops_within_a_write_loses_the_lock(
 
 
 def test_the_clock_is_the_server_s_and_runs_within_a_transaction(opened):
-    with opened._database.read() as connection:
+    with opened.database.read() as connection:
         first, _, second = (
             connection.scalar(select(what))
             for what in (database_seconds(), func.pg_sleep(0.05), database_seconds())

@@ -36,7 +36,7 @@ RETRIES: "RetryConfig" = {
     },
     "retry_timeout": timedelta(seconds=60),
 }
-FRESH_S = 3600.0  # an object older than this is written anew: a collector may be about to take it
+FRESH_S = 60.0  # an object older than this is written anew: a collector may be about to take it
 NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
 REFUSED = re.compile(
     r"AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|(Expired|Invalid)\w*Token"
@@ -102,7 +102,7 @@ class RemoteBlobs(Blobs):
             next(iter(listed(self._store)), None)
 
     def put(self, data: bytes) -> str:
-        """Upload bytes, unless they were uploaded within the last hour."""
+        """Upload bytes, unless they were uploaded just now."""
         sha256 = hashlib.sha256(data).hexdigest()
         with self._explained():
             from obstore import head, put
