@@ -187,7 +187,8 @@ def test_looking_at_an_empty_database_makes_no_registry(postgres, tmp_path):
     ],
 )
 def test_a_missing_driver_is_asked_for(tmp_path, monkeypatch, module, url, blobs, extra):
-    monkeypatch.setitem(sys.modules, module, None)
+    for name in {module, *(name for name in sys.modules if name.startswith(f"{module}."))}:
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.chdir(tmp_path)
     said = rf"needs {module}, however it is not installed; pip install 'zoo-ensemble\[{extra}\]'"
     with pytest.raises(UsageError, match=said):
