@@ -33,14 +33,18 @@ BLOBS = "checkpoints/blobs"
 def places(command: Any) -> Any:
     """Add the options that say where the registry is; every command has them."""
     command = click.option(
-        "--blobs", envvar="ZOO_BLOBS", default=BLOBS, show_default=True, help="Folder of weights."
+        "--blobs",
+        envvar="ZOO_BLOBS",
+        default=BLOBS,
+        show_default=True,
+        help="Where weights are: a folder, or s3://, gs://, az://BUCKET/PREFIX.",
     )(command)
     return click.option(
         "--registry",
         envvar="ZOO_REGISTRY",
         default=REGISTRY,
         show_default=True,
-        help="URL of the catalogue.",
+        help="The catalogue: sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE.",
     )(command)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from effort import KILLS
+from servers import Places
 from sqlalchemy import Engine, event
 
 from zoo.errors import IntegrityError, ZooError
@@ -67,22 +68,22 @@ def test_a_full_disk_at_any_step_leaves_the_old_weights(registry, tmp_path, monk
     assert registry.load(old.id)["w"][0] == 2.0
 
 
-def test_a_failed_commit_leaves_the_old_outcome(registry):
-    (run,) = registry.add([new_run(0)])
-    publish(registry, run, 1.0)
-    before = registry.runs()
-
+def test_a_failed_commit_leaves_the_old_outcome(places):
     def refuse(_connection):
         raise RuntimeError("power cut")
 
-    event.listen(Engine, "commit", refuse)
-    try:
-        with pytest.raises(RuntimeError, match="power cut"):
-            publish(registry, run, 2.0)
-    finally:
-        event.remove(Engine, "commit", refuse)
-    assert registry.runs() == before
-    assert registry.load(run.id)["w"][0] == 1.0
+    with places.open() as registry:
+        (run,) = registry.add([new_run(0)])
+        publish(registry, run, 1.0)
+        before = registry.runs()
+        event.listen(Engine, "commit", refuse)
+        try:
+            with pytest.raises(RuntimeError, match="power cut"):
+                publish(registry, run, 2.0)
+        finally:
+            event.remove(Engine, "commit", refuse)
+        assert registry.runs() == before
+        assert registry.load(run.id)["w"][0] == 1.0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -101,10 +102,10 @@ import torch
 from zoo.registry import NewRun, Registry
 
 torch.set_num_threads(1)
-folder = sys.argv[1]
+url, blobs, kills = *sys.argv[1:3], int(sys.argv[3])
 
 def opened():
-    return Registry(f"sqlite:///{folder}/registry.db", f"{folder}/blobs")
+    return Registry(url, blobs)
 
 def new_run(seed):
     return NewRun(name="r", seed=seed, config={}, config_hash="c", task="regression",
@@ -113,6 +114,9 @@ def new_run(seed):
 def publish(registry, run, value):
     registry.publish(run.id, {"w": torch.full((200_000,), float(value))}, epoch=value,
                      epochs=value, metrics={"val_rmse": value}, seconds=0.0)
+
+def succeeded(*children):
+    return [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
 
 def forked(work):
     child = os.fork()
@@ -138,77 +142,24 @@ def work():
             os.write(writer, b".")
             value += 1
 
-for _ in range(int(sys.argv[2])):
-    delay = random.uniform(0, 0.03)
-    child = forked(work)
-    os.read(reader, 1)
-    time.sleep(delay)
-    os.kill(child, signal.SIGKILL)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+def check():
     with opened() as registry:
         (run,) = registry.runs()
         (checkpoint,) = registry.checkpoints(run.id)
         weights = registry.load(run.id)["w"]
         assert run.best_epoch == checkpoint.epoch == run.metrics["val_rmse"]
         assert bool((weights == checkpoint.epoch).all())
-print("sound", run.best_epoch)
-"""
 
-CROWDED = """
-def work(number):
-    def run_all():
-        with opened() as registry:
-            mine = registry.add([new_run(10 * number + seed) for seed in range(5)])
-            registry.add([new_run(1000)])
-            registry.start([run.id for run in mine])
-            for run in mine:
-                rows = [{"run_id": run.id, "epoch": e, "train_loss": 1.0} for e in range(1, 4)]
-                registry.record(rows)
-                publish(registry, run, 1 + run.seed)
-    return run_all
-
-children = [forked(work(number)) for number in range(4)]
-assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
-with opened() as registry:
-    done = registry.runs(status="finished")
-    assert {run.seed for run in done} == {10 * n + s for n in range(4) for s in range(5)}
-    assert len(done) == 20
-    assert len(registry.runs()) == 21
-    for run in done:
-        assert len(registry.history(run.id)) == 3
-        assert registry.load(run.id)["w"][0] == 1 + run.seed
+for _ in range(kills):
+    delay = random.uniform(0, 0.03)
+    child = forked(work)
+    os.read(reader, 1)
+    time.sleep(delay)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert succeeded(forked(check))
 print("sound")
 """
-
-
-def run_script(script, folder):
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(COMMON + script), str(folder), str(KILLS)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_a_killed_publication_leaves_the_old_or_the_new_weights(tmp_path):
-    assert run_script(KILLED, tmp_path).startswith("sound")
-
-
-def test_four_processes_at_once_lose_nothing(tmp_path):
-    assert run_script(CROWDED, tmp_path).startswith("sound")
-
-
-def test_a_database_damaged_while_open_is_an_integrity_error(registry, tmp_path):
-    registry.add([new_run(seed) for seed in range(200)])
-    registry.close()  # the log is folded into the file
-    path = tmp_path / "registry.db"
-    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 40_000)
-    with pytest.raises(IntegrityError, match=r"registry\.db is not a sound database"):
-        registry.runs()
-
 
 FULL = """
 import resource
@@ -229,11 +180,73 @@ with opened() as registry:
         else:
             raise AssertionError("800 kB went into 400")
     assert [registry.runs(), registry.checkpoints(runs[0].id)] == before
-    assert os.listdir(f"{folder}/blobs/tmp") == []
+    assert os.listdir(f"{blobs}/tmp") == []
     assert registry.load(runs[0].id)["w"][0] == 1
 print("sound")
 """
 
+CROWDED = """
+def work(number):
+    def run_all():
+        with opened() as registry:
+            mine = registry.add([new_run(10 * number + seed) for seed in range(4)])
+            registry.add([new_run(1000)])
+            registry.start([run.id for run in mine])
+            for run in mine:
+                rows = [{"run_id": run.id, "epoch": e, "train_loss": 1.0} for e in range(1, 4)]
+                registry.record(rows)
+                publish(registry, run, 1 + run.seed)
+    return run_all
+
+assert succeeded(*[forked(work(number)) for number in range(8)])
+with opened() as registry:
+    done = registry.runs(status="finished")
+    assert {run.seed for run in done} == {10 * n + s for n in range(8) for s in range(4)}
+    assert len(done) == 32
+    assert len(registry.runs()) == 33
+    for run in done:
+        assert len(registry.history(run.id)) == 3
+        assert registry.load(run.id)["w"][0] == 1 + run.seed
+print("sound")
+"""
+
+
+def run_script(script, places):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(COMMON + script),
+            places.url,
+            places.blobs,
+            str(KILLS),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60 + 5 * KILLS,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_killed_publication_leaves_the_old_or_the_new_weights(places):
+    assert run_script(KILLED, places).startswith("sound")
+
+
+def test_eight_processes_at_once_lose_nothing(places):
+    assert run_script(CROWDED, places).startswith("sound")
+
+
+def test_a_database_damaged_while_open_is_an_integrity_error(registry, tmp_path):
+    registry.add([new_run(seed) for seed in range(200)])
+    registry.close()  # the log is folded into the file
+    path = tmp_path / "registry.db"
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 40_000)
+    with pytest.raises(IntegrityError, match=r"registry\.db is not a sound database"):
+        registry.runs()
+
 
 def test_a_disk_that_is_full_in_mid_file_leaves_the_old_weights(tmp_path):
-    assert run_script(FULL, tmp_path).startswith("sound")
+    places = Places(f"sqlite:///{tmp_path}/registry.db", str(tmp_path / "blobs"))
+    assert run_script(FULL, places).startswith("sound")

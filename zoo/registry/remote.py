@@ -36,7 +36,7 @@ RETRIES: "RetryConfig" = {
     },
     "retry_timeout": timedelta(seconds=60),
 }
-FRESH_S = 3600.0  # an object older than this is written anew: a collector may be about to take it
+FRESH_S = 60.0  # an object older than this is written anew: a collector may be about to take it
 NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
 REFUSED = re.compile(
     r"AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|(Expired|Invalid)\w*Token"
@@ -44,6 +44,9 @@ REFUSED = re.compile(
     r"|40[13] (Unauthorized|Forbidden)",
     re.IGNORECASE,
 )
+
+
+_processes: dict[str, int] = {}  # the one in which the client has its threads
 
 
 class RemoteBlobs(Blobs):
@@ -74,42 +77,36 @@ class RemoteBlobs(Blobs):
     @cached_property
     def _store(self) -> "ObjectStore":
         """The client; made when it is first needed, because looking at runs needs none."""
-        try:
-            from obstore.store import from_url
-        except ModuleNotFoundError:
-            raise UsageError(
-                f"{self.place} needs obstore, however it is not installed;"
-                " pip install 'zoo-ensemble[cloud]'"
-            ) from None
+        from obstore.store import from_url
+
         client: ClientConfig = {
             "allow_http": os.environ.get(self._http, "").lower() in ("1", "true", "yes"),
             "connect_timeout": "5s",
             "read_timeout": "30s",  # without an answer
             "timeout": "1h",
         }
-        with self._explained():
-            if self.place.startswith("s3:"):  # the server refuses what arrived altered
-                return from_url(
-                    self.place,
-                    config={"checksum_algorithm": "SHA256"},
-                    client_options=client,
-                    retry_config=RETRIES,
-                )
-            return from_url(self.place, client_options=client, retry_config=RETRIES)
+        if self.place.startswith("s3:"):  # the server refuses what arrived altered
+            return from_url(
+                self.place,
+                config={"checksum_algorithm": "SHA256"},
+                client_options=client,
+                retry_config=RETRIES,
+            )
+        return from_url(self.place, client_options=client, retry_config=RETRIES)
 
     def create(self) -> None:
         """Ask for the first of the objects: a bucket is not made, it must be there."""
-        from obstore import list as listed
-
         with self._explained():
+            from obstore import list as listed
+
             next(iter(listed(self._store)), None)
 
     def put(self, data: bytes) -> str:
-        """Upload bytes, unless they were uploaded within the last hour."""
-        from obstore import head, put
-
+        """Upload bytes, unless they were uploaded just now."""
         sha256 = hashlib.sha256(data).hexdigest()
         with self._explained():
+            from obstore import head, put
+
             try:
                 found = head(self._store, name_of(sha256))
                 fresh = time.time() - found["last_modified"].timestamp() < FRESH_S
@@ -122,10 +119,10 @@ class RemoteBlobs(Blobs):
 
     def get(self, sha256: str, size: int, owner: str) -> bytes:
         """Download bytes of the right length and digest."""
-        from obstore import get
-
         where = f"{self.place}/{name_of(sha256)}"
         with self._explained():
+            from obstore import get
+
             try:
                 answer = get(self._store, name_of(sha256))
             except FileNotFoundError as error:
@@ -144,9 +141,9 @@ class RemoteBlobs(Blobs):
 
     def entries(self) -> Iterator[Entry]:
         """List the objects, a thousand with each request."""
-        from obstore import list as listed
-
         with self._explained():
+            from obstore import list as listed
+
             for some in listed(self._store):
                 for found in some:
                     name = NAME.fullmatch(found["path"])
@@ -159,10 +156,10 @@ class RemoteBlobs(Blobs):
 
     def remove(self, sha256: str) -> bool:
         """Delete an object."""
-        from obstore import delete
-
         try:
             with self._explained(), suppress(FileNotFoundError):
+                from obstore import delete
+
                 delete(self._store, name_of(sha256))
         except ZooError:
             return False
@@ -174,8 +171,18 @@ class RemoteBlobs(Blobs):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        from obstore.exceptions import BaseError
-
+        try:
+            from obstore.exceptions import BaseError
+        except ModuleNotFoundError:
+            raise UsageError(
+                f"{self.place} needs obstore, however it is not installed;"
+                " pip install 'zoo-ensemble[cloud]'"
+            ) from None
+        if _processes.setdefault("first", os.getpid()) != os.getpid():
+            raise ZooError(
+                f"{self.place}: an object store can be used by the process that began to, however"
+                " this is a fork of it; begin after the fork, or start processes by spawn"
+            )
         try:
             yield
         except (BaseError, FileNotFoundError) as error:
@@ -191,6 +198,11 @@ class RemoteBlobs(Blobs):
             raise UsageError(
                 f"{self.place}: there is no such bucket; make it, or choose another place with"
                 " --blobs"
+            ) from None
+        if "builder error" in text:
+            raise UsageError(
+                f"{self.place}: what is sent must be encrypted, however the endpoint is plain http,"
+                f" or no URL at all; allow it by {self._http}=true"
             ) from None
         if REFUSED.search(text):
             raise UsageError(f"{self.place}: access was refused: {reason}; {self._hint}") from None

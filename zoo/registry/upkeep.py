@@ -60,6 +60,9 @@ def verify(registry: Registry) -> Verified:
     """Check the catalogue, and the size and SHA-256 of every file that it mentions.
 
     A finished run must have its weights.
+
+    Raises:
+        ZooError: where a place cannot be reached or read; that is not damage.
     """
     runs = {run.id: run for run in registry.runs()}
     found = Verified(len(runs), faults=registry.database.faults())
@@ -75,7 +78,7 @@ def verify(registry: Registry) -> Verified:
         try:
             (registry.states if sha256 in states else registry.blobs).get(sha256, size, owner)
             found.size += size
-        except ZooError as error:
+        except IntegrityError as error:
             found.faults.append(str(error))
     for run in runs.values():
         if run.status == "finished" and kinds[run.id].isdisjoint(OUTCOMES):
