@@ -1,10 +1,11 @@
 """What happens in training, written down about once a second, all of it in one transaction.
 
 Weights go to their place at once, but nobody sees them before the transaction that mentions them.
-Where the catalogue cannot be reached, what happened waits here and training goes on.
+Where that place or the catalogue cannot be reached, what happened waits here and training goes on.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -22,8 +23,19 @@ STATE_S = 30.0  # how much training a crash may cost
 SHARE = 0.02  # of the time, at most, that goes into saving the state of training
 PATIENCE_S = 300.0  # how long the end of training waits for a catalogue that cannot be reached
 RETRY_S = 5.0  # and how long it waits between two tries
+PAUSE = 10  # how much longer training goes on between two tries than one of them takes
 # What a row of the history has no column for.
 UNRECORDED = ("key", "source", "val_balanced_accuracy")
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """Weights on their way to the registry; with the best of an ended member, its outcome."""
+
+    key: str
+    kept: Kept
+    outcome: Outcome | None = None
+    history: Sequence[dict[str, Any]] = ()
 
 
 @dataclass
@@ -34,7 +46,9 @@ class Journal:
         say: is told what the user should know.
         histories: the epochs of members that have begun, those of earlier attempts too.
         ended: members that have ended, whatever became of them; nothing more is written of them.
+        failed: those of them whose weights could not be stored, or who failed otherwise.
         batch: what is not written yet.
+        parcels: weights that could not be stored yet, and the outcomes that follow them.
     """
 
     registry: Registry
@@ -42,7 +56,9 @@ class Journal:
     say: Callable[[str], None] = lambda text: None
     histories: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
     batch: Batch = field(default_factory=Batch)
+    parcels: deque[_Parcel] = field(default_factory=deque)
     due: float = 0.0
     saved: float = field(default_factory=time.monotonic)
     cost: float = 0.0
@@ -59,7 +75,7 @@ class Journal:
             self.batch.history.append(row)
         for key, kept in happened.kept:
             if key not in self.ended:
-                self._keep_or_fail(key, kept)
+                self._send(_Parcel(key, kept))
         for end in happened.finished:
             if end.key not in self.ended:
                 self._end(end)
@@ -74,14 +90,16 @@ class Journal:
         """
         deadline = time.monotonic() + PATIENCE_S
         while True:
+            start = time.monotonic()
             try:
                 self._write()
                 return
             except UnreachableError as error:
-                if last and time.monotonic() > deadline:
+                now = time.monotonic()
+                if last and now > deadline:
                     raise
                 self.say(f"{error}; what happens is kept in memory until it can be")
-                self.due = time.monotonic() + RETRY_S
+                self.due = now + max(RETRY_S, PAUSE * (now - start))
                 if not last:
                     return
                 time.sleep(RETRY_S)
@@ -109,17 +127,26 @@ class Journal:
         """Let members that have not ended be failed."""
         for key in keys:
             if key not in self.ended:
-                self._note_end(Outcome(run_id=key, status="failed", error=fault))
+                self._fail(key, fault)
 
     def _write(self) -> None:
-        """Write the batch, but nothing of runs that another process has taken over."""
+        """Write the batch, but nothing of runs that another process has taken over.
+
+        Raises:
+            UnreachableError: where weights or the batch have to wait; the rest is written.
+        """
         try:
-            self.registry.write(self.batch)
-        except LostClaimError as error:
-            self.say(str(error))
-            self.ended |= error.run_ids
-            self.registry.write(self.batch.without(error.run_ids))
-        self.batch = Batch()
+            while self.parcels:
+                self._store(self.parcels[0])
+                self.parcels.popleft()
+        finally:  # what is stored is written, even if other weights have to wait
+            try:
+                self.registry.write(self.batch)
+            except LostClaimError as error:
+                self.say(str(error))
+                self.ended |= error.run_ids
+                self.registry.write(self.batch.without(error.run_ids))
+            self.batch = Batch()
         self.due = time.monotonic() + FLUSH_S
 
     def _end(self, end: Finished) -> None:
@@ -133,47 +160,58 @@ class Journal:
             metrics=self._metrics(best) if best else None,
             seconds=end.seconds,
         )
+        self.ended.add(end.key)
+        history = self.histories.pop(end.key, [])
         if best is None or end.state is None:
-            self._note_end(outcome)
+            self.batch.outcomes.append(outcome)
             return
+        for kept in end.kept:
+            self._send(_Parcel(end.key, kept))
+        self._send(_Parcel(end.key, Kept("best", best, end.state), outcome, history))
+
+    def _send(self, parcel: _Parcel) -> None:
+        """Store weights, or let them wait where the place cannot be reached."""
+        if not self.parcels:  # they are stored in their order
+            try:
+                self._store(parcel)
+                return
+            except UnreachableError:
+                self.due = 0.0  # the next flush tries once more, and says so
+        self.parcels.append(parcel)
+
+    def _store(self, parcel: _Parcel) -> None:
+        """Store weights and note them; a run whose weights cannot be stored has failed.
+
+        Raises:
+            UnreachableError: where the place cannot be reached now.
+        """
+        if parcel.key in self.failed:
+            return
+        epoch = parcel.kept.epoch
         try:
-            for kept in end.kept:
-                self._keep(end.key, kept)
-            history = self.histories[end.key]
-            self._keep(end.key, Kept("best", best, end.state), outcome, history)
-            self._note_end(outcome)
+            checkpoint = self.registry.put(
+                parcel.key,
+                parcel.kept.state,
+                kind=parcel.kept.kind,
+                epoch=epoch.epoch,
+                metrics=self._metrics(epoch),
+                source=epoch.source,
+                outcome=parcel.outcome,
+                history=parcel.history,
+            )
+        except UnreachableError:
+            raise
         except ZooError as error:  # such as a full disk: the others may still find room
-            self.fail([end.key], str(error))
-
-    def _note_end(self, outcome: Outcome) -> None:
-        self.ended.add(outcome.run_id)
-        self.histories.pop(outcome.run_id, None)
-        self.batch.outcomes.append(outcome)
-
-    def _keep_or_fail(self, key: str, kept: Kept) -> None:
-        try:
-            self._keep(key, kept)
-        except ZooError as error:  # such as a full disk: the others may still find room
-            self.fail([key], str(error))
-
-    def _keep(
-        self,
-        key: str,
-        kept: Kept,
-        outcome: Outcome | None = None,
-        history: Sequence[dict[str, Any]] = (),
-    ) -> None:
-        checkpoint = self.registry.put(
-            key,
-            kept.state,
-            kind=kept.kind,
-            epoch=kept.epoch.epoch,
-            metrics=self._metrics(kept.epoch),
-            source=kept.epoch.source,
-            outcome=outcome,
-            history=history,
-        )
+            self._fail(parcel.key, str(error))
+            return
         self.batch.checkpoints.append(checkpoint)
+        if parcel.outcome is not None:
+            self.batch.outcomes.append(parcel.outcome)
+
+    def _fail(self, key: str, fault: str) -> None:
+        self.ended.add(key)
+        self.failed.add(key)
+        self.batch.outcomes.append(Outcome(run_id=key, status="failed", error=fault))
 
     def _metrics(self, epoch: Epoch) -> dict[str, float]:
         name = "rmse" if self.data.task == "regression" else "accuracy"

@@ -18,6 +18,7 @@ from zoo.config import parse
 from zoo.errors import InterruptedRunsError, LostClaimError, UnreachableError
 from zoo.planning import plan
 from zoo.registry import claims
+from zoo.registry.blobs import LocalBlobs
 from zoo.registry.records import Batch, Outcome
 from zoo.reports import Pass
 from zoo.training import Noted, train_many
@@ -197,6 +198,7 @@ import json, os, signal, sys, time
 
 from zoo import Registry, parse, plan, train_many
 from zoo.registry import claims
+from zoo.registry.blobs import LocalBlobs
 from zoo.reports import Pass
 from zoo.training import Noted
 
@@ -304,6 +306,30 @@ def test_training_goes_on_while_the_catalogue_cannot_be_written(tmp_path, monkey
     train(tmp_path, SMALL, watch)
     blocker.close()
     assert any("database is locked; what happens is kept in memory" in note for note in notes)
+    assert_same_content(tmp_path, tmp_path / "whole")
+
+
+def test_training_goes_on_while_weights_cannot_be_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo.journal.RETRY_S", 0.05)
+    monkeypatch.setattr("zoo.journal.FLUSH_S", 0.0)
+    train(tmp_path / "whole", SMALL)
+    notes, passes, refused = [], [], []
+    put = LocalBlobs.put
+
+    def away(self, data):
+        if len(passes) > 1 and len(refused) < 12:
+            refused.append(len(data))
+            raise UnreachableError("s3://bucket: no answer")
+        return put(self, data)
+
+    def watch(event):
+        (notes if isinstance(event, Noted) else passes).append(event)
+
+    monkeypatch.setattr(LocalBlobs, "put", away)
+    runs = train(tmp_path, SMALL, watch)
+    assert len(refused) == 12
+    assert {run.status for run in runs} == {"finished"}
+    assert any("no answer; what happens is kept in memory" in note.text for note in notes)
     assert_same_content(tmp_path, tmp_path / "whole")
 
 
