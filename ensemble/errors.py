@@ -31,6 +31,10 @@ class EmptyError(EnsembleError, ValueError):
     """No members, or no data, where at least one is needed."""
 
 
+class SymmetryError(EnsembleError, ValueError):
+    """A module whose hidden units cannot be told apart from the order they have."""
+
+
 class OptionError(EnsembleError, ValueError):
     """A method or option that is unknown, of the wrong type, or out of range."""
 

@@ -98,7 +98,7 @@ def blend(states: Sequence[State], weights: Sequence[float]) -> dict[str, Tensor
     result = {}
     for key in states[0]:
         leaves = [state[key] for state in states]
-        place = tuple(_place(leaf) for leaf in leaves) if leaves[0].numel() else key
+        place = tuple(place(leaf) for leaf in leaves) if leaves[0].numel() else key
         if place not in done:
             done[place] = _blend_leaf(leaves, weights, convex)
         result[key] = done[place]
@@ -149,7 +149,7 @@ def _reals(leaf: Tensor) -> Tensor:
     return torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf
 
 
-def _place(leaf: Tensor) -> tuple[object, ...]:
+def place(leaf: Tensor) -> tuple[object, ...]:
     """Tell where a leaf lies: two keys with equal places are tied."""
     start = leaf.untyped_storage().data_ptr()
     return leaf.dtype, leaf.device, start, leaf.storage_offset(), leaf.shape, leaf.stride()

@@ -1,0 +1,119 @@
+"""What the layers of a network read, as the other side of its weights.
+
+Units correspond where they say the same of the same samples: their correlations do not depend on
+the order of either network's units, nor on how other layers are permuted (Li et al. 2015,
+Convergent learning, arXiv:1511.07543; Ainsworth et al. 2023, Git Re-Basin, arXiv:2209.04836,
+section 3.1).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ensemble.errors import SymmetryError
+from ensemble.recalibration import Batch
+from ensemble.state import State
+from ensemble.symmetry import Layout, Symmetry
+from ensemble.tracing import Made
+
+POSITIONS = 16_384  # samples times places in them that are looked at, at most, per batch
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    """Keeps the results of operations, by their numbers."""
+
+    def __init__(self, wanted: Iterable[Made]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.wanted = {made[:2]: made for made in wanted}
+        self.found: dict[Made, Tensor] = {}
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        for number, leaf in enumerate(leaves):
+            made = self.wanted.get((self.count, number))
+            if made and made[2] == func.overloadpacket.__name__.rstrip("_"):
+                self.found[made] = leaf.clone()  # it may be changed in place
+        self.count += 1
+        return result
+
+
+@torch.no_grad()
+def activations(
+    module: nn.Module, states: Sequence[State], batches: Iterable[Batch], symmetry: Symmetry
+) -> list[dict[str, Tensor]]:
+    """Return what the layers of each member read of the batches, standardised.
+
+    Args:
+        module: lends its architecture, and is left as it was.
+        states: the members, on the device of the batches.
+        batches: as for :func:`~ensemble.recalibration.recalibrate`; the first one counts.
+        symmetry: the module's.
+
+    Returns:
+        for each member, name of the site -> (samples and places, units): every unit with mean 0
+        and, unless it is constant, squares that sum to 1.
+
+    Raises:
+        SymmetryError: where the computation is not the one that was traced.
+    """
+    batch = next(iter(batches))
+    x = batch if isinstance(batch, Tensor) else batch[0]
+    found = []
+    training = module.training
+    try:
+        module.eval()
+        for state in states:
+            with _Recorder(symmetry.sites) as recorder:
+                torch.func.functional_call(module, dict(state), (x,), tie_weights=False)
+            missing = symmetry.sites.keys() - recorder.found.keys()
+            if missing:
+                raise SymmetryError(
+                    "activations are found by the order of operations, however the module computes "
+                    f"otherwise than it was traced, such as at {min(missing)}; align by weights"
+                )
+            found.append(
+                {
+                    name(made): _standardised(recorder.found[made], symmetry.sites[made])
+                    for made in symmetry.sites
+                }
+            )
+    finally:
+        module.train(training)
+    return found
+
+
+def layouts(symmetry: Symmetry) -> dict[str, tuple[Layout, ...]]:
+    """Return the layouts of :func:`activations`, as those of the leaves of a state."""
+    rows: Layout = ()
+    return {name(made): (rows, _units(axes)[1]) for made, axes in symmetry.sites.items()}
+
+
+def name(made: Made) -> str:
+    """Name a site."""
+    number, output, operation = made
+    return f"{operation} {number}.{output}"
+
+
+def _units(axes: tuple[Layout, ...]) -> tuple[int, Layout]:
+    """Say which axis of an activation holds units: the last one that anything permutes."""
+    for dim in reversed(range(len(axes))):
+        if any(group is not None for part in axes[dim] for group, _ in part):
+            return dim, axes[dim]
+    raise AssertionError("sites have units")
+
+
+def _standardised(x: Tensor, axes: tuple[Layout, ...]) -> Tensor:
+    dim, _ = _units(axes)
+    flat = x.float().movedim(dim, -1).reshape(-1, x.shape[dim])
+    flat = flat[:: max(1, len(flat) // POSITIONS)]
+    flat = flat - flat.mean(0)
+    norms = flat.norm(dim=0)
+    return flat / torch.where(norms > 1e-6 * (1 + norms.max()), norms, torch.inf)
