@@ -97,19 +97,6 @@ def chunks(
     _refuse_empty(path, first)
 
 
-def row_numbers(frame: pd.DataFrame) -> str | None:
-    """Name the unnamed first column if it counts the rows, as ``DataFrame.to_csv`` writes it.
-
-    >>> row_numbers(pd.DataFrame({"Unnamed: 0": [0, 1, 2], "x": [5, 5, 7]}))
-    'Unnamed: 0'
-    """
-    if not len(frame.columns) or frame.columns[0] != "Unnamed: 0":
-        return None
-    first = frame.iloc[:, 0]
-    counts = any(first.equals(pd.Series(range(s, s + len(first)))) for s in (0, 1))
-    return str(first.name) if counts else None
-
-
 def _rows_of_text(
     path: Path, stream: io.BufferedReader, numbers: Collection[str]
 ) -> Iterator[pa.Table]:

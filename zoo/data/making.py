@@ -14,7 +14,7 @@ import torch
 from pandas.api.types import is_integer_dtype
 from torch import Tensor
 
-from zoo.data import builtin, cells, files, fitting, images, leaks, sources, tabular
+from zoo.data import builtin, cells, fitting, images, leaks, roles, sources, tabular
 from zoo.data.dataset import Data, Part, Source
 from zoo.data.sharing import Parts, columns, share_out
 from zoo.data.split import IntArray
@@ -42,10 +42,6 @@ def table(config: DataConfig, frame: pd.DataFrame, wanted: str | tuple[str, ...]
     if not known.all():
         listed = " or ".join(map(repr, names))
         notes.append(f"{(~known).sum()} rows without a value in {listed} were left out")
-    numbered = files.row_numbers(frame)
-    if numbered is not None and numbered not in [*names, *columns(config), config.time]:
-        notes.append(f"the unnamed column {numbered!r}, which only numbers the rows, was dropped")
-        frame = frame.drop(columns=numbered)
     dropped = [column for column, kind in config.columns.items() if kind == "drop"]
     notes += [f"column {column!r} was dropped, as data.columns asks" for column in dropped]
     frame = frame if known.all() else frame[known]
@@ -55,16 +51,25 @@ def table(config: DataConfig, frame: pd.DataFrame, wanted: str | tuple[str, ...]
         if several
         else as_target(frame[names[0]], config.task)
     )
-    sharing = share_out(config, frame, target)
-    features = frame.drop(columns=[*names, *columns(config)])
+    features = frame.drop(columns=[*names, *columns(config)], errors="ignore")
     kinds = tabular.kinds(features)
+    identifiers = roles.identifiers(features, kinds, config.columns)
+    features = features.drop(columns=list(identifiers))
+    # Rows that differ in nothing else are copies of each other.
+    naming = [name for name in identifiers if name != config.time and len(features.columns)]
+    sharing = share_out(config, frame.drop(columns=naming), target)
     schema: dict[str, str] = {**kinds, **dict.fromkeys(columns(config), "split")}
     schema |= dict.fromkeys(names, target.task)
     numbers = frame.index.to_numpy()
 
     def prepare(parts: Parts) -> Data:
         fitted, fit_notes = tabular.fit(
-            features, kinds, rows=parts[0], how=config.scaling, declared=config.columns
+            features,
+            kinds,
+            rows=parts[0],
+            how=config.scaling,
+            declared=config.columns,
+            identifiers=identifiers,
         )
         unseen = tabular.unseen(fitted, features, np.concatenate(parts[1:]))
         told = [*notes, target.note, *fit_notes, *sharing.notes]

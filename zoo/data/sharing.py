@@ -95,7 +95,7 @@ def share_out(config: DataConfig, frame: pd.DataFrame, target: Target) -> Sharin
 
     Args:
         config: the settings.
-        frame: the raw rows, with all columns; those that are equal are copies.
+        frame: the raw rows, without columns that name them; those that are equal are copies.
         target: of these rows.
 
     Raises:
@@ -287,7 +287,7 @@ def _refuse_untrained(
 
 def _about_copies(units: IntArray) -> list[str]:
     copies = len(units) - len(np.unique(units))
-    note = f"{copies} rows repeat another row exactly; copies were kept in the same part"
+    note = f"{copies} rows repeat another row, identifiers aside; copies were kept in the same part"
     return [note] if copies else []
 
 

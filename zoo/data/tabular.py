@@ -6,7 +6,7 @@ passed, as a number, and its place in the year, the week and the day.  A categor
 category seen in training, missing being a category like others; an unknown one is all zeros.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,8 @@ def fit(
     *,
     rows: IntArray | None = None,
     how: Scaling = "standard",
-    declared: Mapping[str, str] | None = None,
+    declared: Collection[str] = (),
+    identifiers: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Fit the preprocessing on training rows.
 
@@ -62,7 +63,8 @@ def fit(
         kinds: what each column holds.
         rows: the places of the training rows; by default all.
         how: numbers are scaled.
-        declared: columns of which the user said what they hold; these are kept where possible.
+        declared: columns of which the user said what they hold: categories are as written.
+        identifiers: column -> why nothing can be learnt from it.
 
     Returns:
         the JSON value that :func:`apply` takes, and notes on what was dropped and kept.
@@ -75,15 +77,17 @@ def fit(
     >>> fitted["features"], notes[0]
     (['x'], "column 'c' was dropped: it is constant in training")
     """
-    declared = declared or {}
+    identifiers = identifiers or {}
     rows = np.arange(len(frame)) if rows is None else rows
     columns: list[dict[str, Any]] = []
     notes: list[str] = []
     for name, kind in kinds.items():
+        if name in identifiers:
+            notes.append(f"column {name!r} was dropped: {identifiers[name]}")
+            continue
         column = cells.canonical(frame[name].iloc[rows], kind)
-        useless = roles.useless(column, kind, is_declared=name in declared)
-        if useless:
-            notes.append(f"column {name!r} was dropped: {useless}")
+        if roles.is_constant(column, kind):
+            notes.append(f"column {name!r} was dropped: it is constant in training")
             continue
         fitted, note = _fit(column, kind, how)
         notes += [f"column {name!r}: {note}"] if note else []
