@@ -24,7 +24,7 @@ from ensemble.members import MembersError, model_of, refuse_unknown_data
 from ensemble.predictions import mean, pooled
 from zoo import models, terms
 from zoo.checks import completed
-from zoo.data import apply, read_chunks, read_rows, tabular
+from zoo.data import apply_counting, read_chunks, read_rows
 from zoo.objective import objective
 from zoo.registry import Registry, Run
 from zoo.sections import Task
@@ -42,17 +42,22 @@ class Predictor:
         run: what predicts.
         members: the runs whose outputs are pooled; one for a single model.
         outputs: prepares raw rows for every member and returns predictions (K, N, C), (K, N) or
-            (K, N, T), see :func:`zoo.terms.predictions`.
+            (K, N, T), see :func:`zoo.terms.predictions`; and how many cells of which column hold a
+            category that was not there in training, counted for the member with most of them.
         pool: from these to those of one model.
     """
 
     run: Run
     members: Sequence[Run]
-    outputs: Callable[[Any], Tensor]
+    outputs: Callable[[Any], tuple[Tensor, Counter[str]]]
     pool: Callable[[Tensor], Tensor]
 
     def __call__(self, rows: Any) -> pd.DataFrame:
-        """Predict raw rows.
+        """Predict raw rows: see :meth:`counting`."""
+        return self.counting(rows)[0]
+
+    def counting(self, rows: Any) -> tuple[pd.DataFrame, Counter[str]]:
+        """Predict raw rows, and count the categories that were not there in training.
 
         Args:
             rows: a DataFrame, its columns matched by name; or images (N, *shape) as they are in
@@ -62,16 +67,17 @@ class Predictor:
             a frame of N rows: the columns of :func:`zoo.terms.columns`, and ``uncertainty``: the
             entropy of the predicted distribution in nats, for labels the sum over them; for values
             of several members their standard deviation, in the user's unit (per target, as
-            ``std_NAME``, where there are several).
+            ``std_NAME``, where there are several).  And how many cells of which column.
 
         Raises:
             DataError: a column is missing, a cell cannot be read, or a shape differs.
         """
-        outputs_K = self.outputs(rows)
+        outputs_K, unseen = self.outputs(rows)
         predicted = self.pool(outputs_K)
         target = self.run.preprocessing["target"]
         told = terms.columns(target, predicted) | _uncertainty(target, predicted, outputs_K)
-        return pd.DataFrame(told, index=rows.index if isinstance(rows, pd.DataFrame) else None)
+        index = rows.index if isinstance(rows, pd.DataFrame) else None
+        return pd.DataFrame(told, index=index), unseen
 
 
 def predictor(registry: Registry, run: Run) -> Predictor:
@@ -108,12 +114,14 @@ def predictor(registry: Registry, run: Run) -> Predictor:
         groups.setdefault(alike, []).append(member)
     parts = [(group, _forward(registry, group)) for group in groups.values()]
 
-    def outputs(rows: Any) -> Tensor:
+    def outputs(rows: Any) -> tuple[Tensor, Counter[str]]:
         found: dict[str, Tensor] = {}
+        most: Counter[str] = Counter()
         for group, forward in parts:
-            x_N = apply(group[0].preprocessing, rows)
+            x_N, unseen = apply_counting(group[0].preprocessing, rows)
             found |= dict(zip((one.id for one in group), forward(x_N), strict=True))
-        return torch.stack([found[member.id] for member in members])
+            most |= unseen
+        return torch.stack([found[member.id] for member in members]), most
 
     pool = partial(pooled, function, task=run.task, **arguments)
     return Predictor(run, members, outputs, pool)
@@ -140,28 +148,24 @@ def predict_file(
     """
     predict = predictor(registry, run)
     with _Writer(output) as write:
-        for rows in portions(run.preprocessing, source):
-            predicted = predict(rows)
+        for rows in portions([one.preprocessing for one in predict.members], source):
+            predicted, unseen = predict.counting(rows)
             write(predicted)
-            yield predicted, unknown(run.preprocessing, rows)
+            yield predicted, unseen
 
 
-def portions(preprocessing: Mapping[str, Any], source: Path) -> Iterator[Any]:
-    """Read new rows, some at a time: frames, or arrays of images."""
-    fitted = dict(preprocessing)
-    if fitted["kind"] == "table":
-        yield from read_chunks(fitted, source, ROWS)
+def portions(fitted: Sequence[dict[str, Any]], source: Path) -> Iterator[Any]:
+    """Read new rows for members, some at a time: frames, or arrays of images."""
+    if fitted[0]["kind"] == "table":
+        columns = [column for one in fitted for column in one["columns"]]
+        # A column may be of no use to one member, and all that another learnt from.
+        columns.sort(key=lambda c: (c["kind"] != "empty", c.get("as_written", False)))
+        union = {column["name"]: column for column in columns}
+        yield from read_chunks({"columns": [*union.values()]}, source, ROWS)
         return
-    pixels = read_rows(fitted, source)
+    pixels = read_rows(fitted[0], source)
     for start in range(0, len(pixels), ROWS):
         yield pixels[start : start + ROWS]
-
-
-def unknown(preprocessing: Mapping[str, Any], rows: Any) -> Counter[str]:
-    """Count the cells of each column whose category was not there in training."""
-    if preprocessing["kind"] != "table":
-        return Counter()
-    return Counter(tabular.unseen(dict(preprocessing), rows))
 
 
 def _forward(registry: Registry, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:

@@ -21,6 +21,8 @@ from ensemble import combine
 from ensemble.members import bench
 from ensemble.serving import predictor
 from zoo import Registry, parse, plan, train_many
+from zoo.data import load
+from zoo.sections import DataConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -222,3 +224,31 @@ def test_the_housing_example_runs_from_the_shell_too(tmp_path, monkeypatch):
     before, after = (pd.read_csv(f"{name}.csv")["prediction"] for name in ("before", "after"))
     assert len(before) == len(after) == len(price)
     assert (after - price).abs().mean() <= 1.05 * (before - price).abs().mean()
+
+
+def test_members_of_a_pool_read_the_columns_that_each_learnt_from(tmp_path):
+    count = 80
+    frame = pd.DataFrame({"x": np.random.default_rng(0).normal(size=count), "code": "007"})
+    frame["y"] = frame["x"]
+    asked = {"ref": "any", "target": "y", "folds": 2, "columns": {"code": "categorical"}}
+    val = load(DataConfig(**asked, fold=0), frame).rows[1]
+    frame.loc[val[::2], "code"] = "008"  # so that the member of fold 0 knows one code alone
+    frame.loc[~frame.index.isin(val), "y"] *= 10  # and is the best
+    frame.loc[val[::2], "y"] += 5
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    asked["ref"] = str(tmp_path / "t.csv")
+    frame.loc[0, "code"] = "9"
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    with opened(tmp_path) as registry:
+        settings = {"data": asked, "seeds": 2, "train": {"epochs": 20}}
+        runs = train_many(plan(parse(settings)), registry)
+        learnt = [run.preprocessing["features"] for run in runs]
+        assert sorted(learnt, key=len) == [["x"], ["x", "code=007", "code=008"]]
+        combine(registry, runs, "predictions", name="pool")
+        pool = registry.run("pool")
+        assert pool.preprocessing["features"] == ["x"]
+        of_frame = predictor(registry, pool)(frame)
+        ((of_file, unseen),) = serving.predict_file(registry, pool, tmp_path / "new.csv", None)
+        assert len(predictor(registry, pool).members) == 2
+    pd.testing.assert_frame_equal(of_file, of_frame)
+    assert unseen == {"code": 1}

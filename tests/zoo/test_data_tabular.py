@@ -15,9 +15,9 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
-from zoo.data import leaks, load, scaling
+from zoo.data import apply, apply_counting, leaks, load, scaling
 from zoo.data.cells import kind, numbers, text, times
-from zoo.data.tabular import apply, fit, kinds, unseen
+from zoo.data.tabular import fit, kinds
 from zoo.errors import DataError
 from zoo.sections import DataConfig
 
@@ -78,8 +78,9 @@ def test_columns_are_matched_by_name_not_by_place(houses):
 def test_a_category_unseen_in_training_is_all_zeros_and_counted():
     frame = pd.DataFrame({"town": ["a", "b", "c", None]})
     fitted, _ = fit(frame[:2], kinds(frame))
-    assert apply(fitted, frame).tolist() == [[1, 0], [0, 1], [0, 0], [0, 0]]
-    assert unseen(fitted, frame) == {"town": 2}
+    x, unseen = apply_counting(fitted, frame)
+    assert x.tolist() == [[1, 0], [0, 1], [0, 0], [0, 0]]
+    assert unseen == {"town": 2}
 
 
 def test_a_gap_seen_only_later_takes_the_median_without_a_marker():

@@ -6,6 +6,7 @@ Everything fitted is plain JSON in :attr:`Data.preprocessing`; :func:`apply` tur
 tensors with it, by the very code that prepared the validation and test rows.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from zoo.data import arrow, builtin, files, images, making, sources, tabular
 from zoo.data.dataset import Data, Part, Source
+from zoo.data.sharing import columns
 from zoo.errors import DataError, nearest
 from zoo.sections import DataConfig
 
@@ -25,6 +27,7 @@ __all__ = [
     "Part",
     "Source",
     "apply",
+    "apply_counting",
     "load",
     "open_source",
     "read_chunks",
@@ -73,19 +76,20 @@ def open_source(config: DataConfig, frame: Any = None) -> Source:
     """
     if frame is not None:
         _refuse_image_keys(config)
-        table = arrow.from_python(frame, config.columns, config.ref)
+        table = arrow.from_python(frame, config.columns, config.ref, _texts(config))
     elif config.ref in builtin.IMAGES:
         return making.pictures(config, _built_in(config))
     elif config.ref in builtin.TABLES:
         _refuse_image_keys(config)
-        table = arrow.from_python(builtin.TABLES[config.ref](), config.columns, config.ref)
+        built_in = builtin.TABLES[config.ref]()
+        table = arrow.from_python(built_in, config.columns, config.ref, _texts(config))
         return making.table(config, table, config.target or "target")
     else:
         path = _path(config.ref)
         if sources.kind(path, config.image):
             return making.pictures(config, sources.read(config, path))
         _refuse_image_keys(config)
-        table = files.read(path, config.columns)
+        table = files.read(path, config.columns, _texts(config))
     if config.target is None:
         raise DataError(
             f"data.target must name the column to predict, however it is not given for "
@@ -136,8 +140,21 @@ def apply(preprocessing: dict[str, Any], rows: Any) -> Tensor:
     Raises:
         DataError: a column is missing, a cell cannot be read, or a shape differs.
     """
+    return apply_counting(preprocessing, rows)[0]
+
+
+def apply_counting(preprocessing: dict[str, Any], rows: Any) -> tuple[Tensor, Counter[str]]:
+    """Prepare new rows as :func:`apply` does.
+
+    Returns:
+        float32 (N, *shape), and how many cells of which column hold a category that was not there
+        in training.
+
+    Raises:
+        DataError: as by :func:`apply`.
+    """
     if preprocessing["kind"] == "images":
-        return images.apply(preprocessing, rows)
+        return images.apply(preprocessing, rows), Counter()
     return tabular.apply(preprocessing, rows)
 
 
@@ -170,9 +187,8 @@ def read_chunks(
     Raises:
         DataError: the file cannot be read.
     """
-    columns = preprocessing["columns"]
-    kinds = {c["name"]: c["kind"] for c in columns if c["kind"] != "empty"}
-    as_written = [c["name"] for c in columns if c.get("as_written")]
+    kinds = {column["name"]: column["kind"] for column in preprocessing["columns"]}
+    as_written = [c["name"] for c in preprocessing["columns"] if c.get("as_written")]
     return files.chunks(path, kinds, as_written, rows)
 
 
@@ -189,6 +205,12 @@ def _path(ref: str) -> Path:
             f"is neither{nearest(ref, known)}"
         )
     return path
+
+
+def _texts(config: DataConfig) -> list[str]:
+    """Name the columns whose cells are names, even if they look like numbers."""
+    classes = config.task in ("classification", "multilabel") and isinstance(config.target, str)
+    return [*columns(config), *([str(config.target)] if classes else [])]
 
 
 def _refuse_image_keys(config: DataConfig) -> None:

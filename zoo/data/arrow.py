@@ -36,7 +36,8 @@ def from_table(
 
     Args:
         table: is emptied on the way where nobody else holds it.
-        declared: name -> what the column holds, or ``drop``; others are looked at.
+        declared: name -> what the column holds, ``empty`` if that does not matter, or ``drop``;
+            others are looked at.
         na: words that mean a missing value.
         as_written: columns in which they do not.
         first: the number of the first row, for errors.
@@ -51,45 +52,67 @@ def from_table(
     kept: dict[str, pd.Series] = {}
     for name in names:
         column = columns.pop(0)
-        if declared.get(name) == "drop" or PANDAS_INDEX.fullmatch(name):
-            continue
         wanted: Any = declared.get(name)
+        if wanted == "drop" or PANDAS_INDEX.fullmatch(name):
+            continue
+        if wanted == "empty":
+            kept[name] = pd.Series(np.nan, rows, name=name)
+            continue
         kept[name] = _series(column, name, rows, wanted, () if name in as_written else na)
     return pd.DataFrame(kept, index=rows, copy=False)
 
 
+def as_table(frame: Any) -> pa.Table:
+    """Return a frame with Arrow's interface, ``__arrow_c_stream__``, as a table.
+
+    Raises:
+        DataError: it is none.
+
+    >>> as_table({"x": [1.0, None]})
+    Traceback (most recent call last):
+    zoo.errors.DataError: a table from Python must be a frame of pandas, polars or Arrow, however \
+it is a dict
+    """
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise DataError(
+            "a table from Python must be a frame of pandas, polars or Arrow, however it is a "
+            f"{type(frame).__name__}"
+        )
+    return pa.table(frame)
+
+
+def only(table: pa.Table, names: Collection[str]) -> pa.Table:
+    """Keep the columns of some names; what others hold does not matter then.
+
+    Raises:
+        DataError: one is missing.
+    """
+    written = names_of(table.column_names)
+    check_needed(names, written)
+    return table.select([place for place, name in enumerate(written) if name in names])
+
+
 def from_python(
-    frame: Any, declared: Mapping[str, str] | None = None, ref: str | None = None
+    frame: Any, declared: Mapping[str, str], ref: str, text: Collection[str] = ()
 ) -> pd.DataFrame:
     """Return the columns of a frame of pandas, polars or Arrow as this package keeps them.
 
     Rows are numbered anew.
 
     Args:
-        frame: anything with Arrow's interface, such as ``__arrow_c_stream__``, or of pandas.
-        declared: see :func:`from_table`.
-        ref: what to call the frame, where every declared column must be there.
+        frame: of pandas, or see :func:`as_table`.
+        declared: see :func:`from_table`; every column must be there.
+        ref: what to call the frame.
+        text: other columns, whose cells are names even if they look like numbers.
 
     Raises:
         DataError: it is no frame; see also :func:`from_table`.
-
-    >>> from_python({"x": [1.0, None]})
-    Traceback (most recent call last):
-    zoo.errors.DataError: a table from Python must be a frame of pandas, polars or Arrow, however \
-it is a dict
     """
-    declared = declared or {}
-    if not isinstance(frame, pd.DataFrame):
-        if not hasattr(frame, "__arrow_c_stream__"):
-            raise DataError(
-                "a table from Python must be a frame of pandas, polars or Arrow, however it is a "
-                f"{type(frame).__name__}"
-            )
-        frame = pa.table(frame)
     is_pandas = isinstance(frame, pd.DataFrame)
+    frame = frame if is_pandas else as_table(frame)
     names = names_of(frame.columns if is_pandas else frame.column_names)
-    if ref is not None:
-        check_declared(declared, names, ref)
+    check_declared(declared, names, ref)
+    declared = {**dict.fromkeys(text, "categorical"), **declared}
     if not is_pandas:
         return from_table(frame, declared)
     rows = pd.RangeIndex(len(frame))
@@ -106,7 +129,7 @@ def series(column: pd.Series, wanted: Kind | None = None) -> pd.Series:
     """Return a column of any type of pandas as this package keeps it.
 
     >>> series(pd.Series([1, None], dtype="int64[pyarrow]")).tolist()
-    [1.0, nan]
+    [1, <NA>]
     """
     if isinstance(column.dtype, pd.ArrowDtype):
         values = pa.chunked_array(column.array.__arrow_array__())
@@ -147,6 +170,20 @@ def check_declared(declared: Mapping[str, str], names: Collection[str], ref: str
             )
 
 
+def check_needed(needed: Iterable[str], names: Collection[str]) -> None:
+    """Refuse new rows that lack a column that was learnt from.
+
+    Raises:
+        DataError: naming the first such column, and the one that was probably meant.
+    """
+    for name in needed:
+        if name not in names:
+            raise DataError(
+                f"every column of the training data is needed, however {name!r} is missing"
+                f"{nearest(name, names)}"
+            )
+
+
 def _series(
     column: pa.ChunkedArray, name: str, rows: pd.Index, wanted: Kind | None, na: Collection[str]
 ) -> pd.Series:
@@ -161,7 +198,9 @@ def _series(
     if pa.types.is_null(kind):
         values = np.full(len(column), np.nan)
     elif pa.types.is_integer(kind):
-        values = column.to_numpy()
+        gaps = column.is_null().to_numpy()
+        values = column.fill_null(0).to_numpy()  # float64 does not tell large ones apart
+        values = pd.arrays.IntegerArray(values, gaps) if gaps.any() else values
     elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         values = column.cast(pa.float64(), safe=False).to_numpy()
     elif pa.types.is_boolean(kind):

@@ -1,8 +1,9 @@
 """What the cells of one column are: numbers, truth values, times, or text.
 
-A column comes in as anything pandas can hold, and is kept as one of four: numbers (numpy), truth
-values (``bool``, or ``boolean`` with gaps), times (``datetime64[us]``, with UTC where they had a
-zone), or text (``category`` of words in Unicode's NFC form, without space around them).
+A column comes in as anything pandas can hold, and is kept as one of four: numbers (float64, or
+integers of any width, with gaps too), truth values (``bool``, or ``boolean`` with gaps), times
+(``datetime64[us]``, with UTC where they had a zone), or text (``category`` of words in Unicode's
+NFC form, without space around them).
 """
 
 import re
@@ -109,13 +110,12 @@ def canonical(column: pd.Series, wanted: Kind | None = None) -> pd.Series:
     if found is None:
         return from_words(words(column), wanted)
     chosen = wanted or found
-    plain = isinstance(column.dtype, np.dtype)
     if chosen == "numeric":
-        if plain and (column.dtype == np.float64 or column.dtype.kind in "iu"):
+        if column.dtype == np.float64 or column.dtype.kind in "iu":
             return column
         return pd.Series(numbers(column), column.index, name=column.name)
     if chosen == "boolean":
-        return column if plain and column.dtype == np.bool_ else _truths(words(column))
+        return column if column.dtype == np.bool_ else _truths(words(column))
     if chosen == "datetime":
         return times(column)
     return _text(words(column))

@@ -4,7 +4,7 @@ What is common to all members stands outside of ``prepare``, what is fitted insi
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -71,15 +71,14 @@ def table(config: DataConfig, frame: pd.DataFrame, wanted: str | tuple[str, ...]
             declared=config.columns,
             identifiers=identifiers,
         )
-        unseen = tabular.unseen(fitted, features, np.concatenate(parts[1:]))
+        x, unseen = tabular.encode(fitted, features, parts)
         told = [*notes, target.note, *fit_notes, *sharing.notes]
         told += [
             f"column {column!r}: {count} val and test cells hold values unseen in training, "
             "encoded as unknown (all zeros)"
-            for column, count in unseen.items()
+            for column, count in (unseen[1] + unseen[2]).items()
         ]
         told += _suspicions(features, target, parts[0])
-        x = tuple(tabular.encode(fitted, features, parts))
         return _data(config, fitted, target, x, parts, fingerprint, schema, numbers, told)
 
     return Source(sharing, prepare)
@@ -138,7 +137,7 @@ def pictures(config: DataConfig, found: sources.Images) -> Source:
         fitted = images.fit(raw[0])
         fitted |= {"size": list(config.size)} if config.size else {}
         fitted |= {"image": config.image} if config.image else {}
-        x = tuple(images.hold(fitted, part) for part in raw)
+        x = [images.hold(fitted, part) for part in raw]
         return _data(config, fitted, target, x, parts, fingerprint, schema, places, told)
 
     return Source(sharing, prepare)
@@ -148,7 +147,7 @@ def _data(
     config: DataConfig,
     fitted: dict[str, Any],
     target: Target,
-    x: tuple[Tensor, ...],
+    x: Sequence[Tensor],
     parts: Parts,
     fingerprint: str,
     schema: dict[str, str],

@@ -52,7 +52,7 @@ def is_constant(column: pd.Series, kind: Kind) -> bool:
     if kind == "categorical":
         return len(np.unique(cells.words(column).codes)) == 1
     if kind == "datetime":
-        return column.nunique() == 1
+        return bool(column.nunique() == 1)
     values = cells.numbers(column, kind)
     return bool(values.std() <= cells.CONSTANT * np.abs(values).max())
 

@@ -189,7 +189,8 @@ def _table(config: DataConfig, path: Path) -> Images:
         raise DataError(
             f"data.target must name the column of labels, however it is not given for {path}"
         )
-    frame = files.read(path, {config.image or "": "categorical"})
+    names = [target] if config.task == "classification" else []
+    frame = files.read(path, {config.image or "": "categorical"}, names)
     if target not in frame.columns:
         raise DataError(
             f"data.target must be a column of {path}, however it has no {target!r}"

@@ -6,6 +6,7 @@ passed, as a number, and its place in the year, the week and the day.  A categor
 category seen in training, missing being a category like others; an unknown one is all zeros.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from zoo.data import arrow, cells, roles, scaling, times
 from zoo.data.cells import IntArray, Kind
 from zoo.data.scaling import Scaling
-from zoo.errors import DataError, nearest
+from zoo.errors import DataError
 
 BLOCK = 1 << 13  # rows that are encoded at a time, so that they stay in the cache
 LARGEST = float(np.finfo(np.float32).max)
@@ -101,12 +102,15 @@ def fit(
     return {"kind": "table", "columns": columns, "features": features}, notes
 
 
-def apply(preprocessing: dict[str, Any], frame: Any) -> Tensor:
-    """Turn raw columns, matched by name, into features: float32 (N, D).
+def apply(preprocessing: Mapping[str, Any], frame: Any) -> tuple[Tensor, Counter[str]]:
+    """Turn raw columns, matched by name, into features.
 
     Args:
         preprocessing: what was fitted.
         frame: of pandas, polars or Arrow.
+
+    Returns:
+        float32 (N, D); and of how many cells of which column the value has no feature of its own.
 
     Raises:
         DataError: a column is missing, or a cell cannot be read as its column was in training.
@@ -114,52 +118,31 @@ def apply(preprocessing: dict[str, Any], frame: Any) -> Tensor:
     if isinstance(frame, pd.DataFrame):
         frame = frame.set_axis(arrow.names_of(frame.columns), axis=1)
     else:
-        kinds = {c["name"]: c["kind"] for c in preprocessing["columns"] if c["kind"] != "empty"}
-        frame = arrow.from_python(frame, kinds)
-    return encode(preprocessing, frame, [np.arange(len(frame))])[0]
+        kinds = {column["name"]: column["kind"] for column in preprocessing["columns"]}
+        frame = arrow.from_table(arrow.only(arrow.as_table(frame), kinds), kinds)
+    (encoded,), (unseen,) = encode(preprocessing, frame, [np.arange(len(frame))])
+    return encoded, unseen
 
 
 def encode(
-    preprocessing: dict[str, Any], frame: pd.DataFrame, parts: Sequence[IntArray]
-) -> list[Tensor]:
-    """Turn the rows of each part into features: see :func:`apply`."""
+    preprocessing: Mapping[str, Any], frame: pd.DataFrame, parts: Sequence[IntArray]
+) -> tuple[list[Tensor], list[Counter[str]]]:
+    """Turn the rows of each part into features, and count unseen values: see :func:`apply`."""
     columns = preprocessing["columns"]
-    for column in columns:
-        if column["name"] not in frame.columns:
-            raise DataError(
-                f"every column of the training data is needed, however {column['name']!r} is "
-                f"missing{nearest(column['name'], frame.columns)}"
-            )
+    arrow.check_needed((column["name"] for column in columns), frame.columns)
     prepared = [_prepared(column, frame[column["name"]]) for column in columns]
     sizes = widths(preprocessing)
     ends = np.cumsum(sizes)
     encoded = [np.zeros((len(rows), int(ends[-1])), dtype=np.float32) for rows in parts]
-    for out, rows in zip(encoded, parts, strict=True):
+    unseen: list[Counter[str]] = [Counter() for _ in parts]
+    for out, counts, rows in zip(encoded, unseen, parts, strict=True):
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]
             target = out[start : start + BLOCK]
             for column, values, end, width in zip(columns, prepared, ends, sizes, strict=True):
-                _encode(column, values[block], target[:, end - width : end])
-    return [torch.from_numpy(out) for out in encoded]
-
-
-def unseen(
-    preprocessing: dict[str, Any], frame: pd.DataFrame, rows: IntArray | None = None
-) -> dict[str, int]:
-    """Count the cells per categorical column whose value has no feature of its own.
-
-    Args:
-        preprocessing: what was fitted.
-        frame: the raw columns.
-        rows: the places of those to count; by default all.
-    """
-    counts = {}
-    for column in preprocessing["columns"]:
-        if column["kind"] == "categorical":
-            places = _prepared(column, frame[column["name"]])
-            unknown = places == len(column["categories"]) + column["missing"]
-            counts[column["name"]] = int((unknown if rows is None else unknown[rows]).sum())
-    return {name: count for name, count in counts.items() if count}
+                unknown = _encode(column, values[block], target[:, end - width : end])
+                counts.update({column["name"]: unknown} if unknown else {})
+    return [torch.from_numpy(out) for out in encoded], unseen
 
 
 def _fit(column: pd.Series, kind: Kind, how: Scaling) -> tuple[dict[str, Any], str]:
@@ -196,7 +179,7 @@ def _categories(coded: cells.Words) -> tuple[list[str], str]:
     return sorted(word for _, word in most), note if len(most) < len(present) else ""
 
 
-def widths(preprocessing: dict[str, Any]) -> tuple[int, ...]:
+def widths(preprocessing: Mapping[str, Any]) -> tuple[int, ...]:
     """Say how many features each column became, in their order."""
     return tuple(len(_features(column)) for column in preprocessing["columns"])
 
@@ -240,18 +223,23 @@ def _prepared(column: dict[str, Any], raw: pd.Series) -> npt.NDArray[Any]:
                 "these are not so; write them alike"
             )
         return times.microseconds(held)
-    return held.to_numpy() if held.dtype.kind in "iuf" else cells.numbers(held, kind)
+    is_plain = isinstance(held.dtype, np.dtype) and held.dtype.kind in "iuf"
+    return held.to_numpy() if is_plain else cells.numbers(held, kind)
 
 
-def _encode(column: dict[str, Any], values: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
-    """Write some rows of a column into its features, float32 (n, d), which are all zeros."""
+def _encode(column: dict[str, Any], values: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> int:
+    """Write some rows of a column into its features, float32 (n, d), which are all zeros.
+
+    Returns:
+        how many of them have no feature.
+    """
     kind = column["kind"]
     if kind == "empty":
-        return
+        return 0
     if kind == "categorical":
         known = np.flatnonzero(values < out.shape[1])
         out[known, values[known]] = 1
-        return
+        return len(values) - len(known)
     moments = values
     values = times.days(values) if kind == "datetime" else values.astype(np.float64, copy=False)
     gaps = np.isnan(values)
@@ -270,3 +258,4 @@ def _encode(column: dict[str, Any], values: npt.NDArray[Any], out: npt.NDArray[n
             out[:, place] = circle
     if column["missing"]:
         out[:, -1] = gaps
+    return 0

@@ -19,6 +19,7 @@ from zoo.errors import DataError
 from zoo.sections import Task
 
 MOST_CLASSES = 20  # more distinct integers than these are quantities, not classes
+EXACT = 2.0**53  # whole numbers from here on are not all there among float64
 SEPARATOR = re.compile(r"[;|]")  # of labels in one cell
 
 
@@ -149,6 +150,11 @@ def _called(kind: cells.Kind) -> str:
 
 
 def _classes(name: str, column: pd.Series, why: str) -> Target:
+    if column.dtype == np.float64 and column.abs().max() >= EXACT:
+        raise DataError(
+            f"target {name!r} must have classes that can be told apart, however numbers beyond "
+            f'{EXACT:g} cannot; set data.task = "classification" for a file, or give them as text'
+        )
     words = cells.text(column)
     classes = natural(set(words.tolist()))
     if len(classes) < 2:
