@@ -1,6 +1,7 @@
 """New rows are read by what was learnt; what was not learnt from does not matter."""
 
 import json
+import time
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import polars
 import pytest
 import torch
 
-from zoo.data import apply, files, load, read_chunks
+from zoo.data import apply, delimited, files, load, read_chunks
 from zoo.errors import DataError
 from zoo.sections import DataConfig
 
@@ -121,3 +122,59 @@ def test_labels_and_groups_are_told_apart_as_they_are_written(tmp_path):
     again = load(DataConfig(ref=str(tmp_path / "t.csv"), target="y", **asked))
     assert again.split_hash != data.split_hash
     assert [part.tolist() for part in again.rows] == [part.tolist() for part in data.rows]
+
+
+PLAIN = "".join(f"{i},abcdefgh,{i % 13}\n" for i in range(400))
+PIPES = 'a,c,y\n0,5" pipe,1\n' + PLAIN
+
+
+@pytest.mark.parametrize("size", [100, 5000, 1 << 24])
+@pytest.mark.parametrize("odd", ['5" pipe', '"two\nlines"', '"a ""b"", c"', ' "x"', '""'])
+def test_quotes_that_open_nothing_do_not_hold_up_what_follows(tmp_path, monkeypatch, odd, size):
+    path = tmp_path / "t.csv"
+    path.write_text(PIPES.replace('5" pipe', odd))
+    fitted = load(DataConfig(ref=str(path), target="y", task="regression")).preprocessing
+    monkeypatch.setattr(files, "PORTION", size)
+    portions = list(read_chunks(fitted, path))
+    assert [a for portion in portions for a in portion["a"]] == [0, *range(400)]
+    assert max(map(len, portions)) < 400 or size > 5000
+
+
+def test_many_lines_after_a_stray_quote_take_as_long_as_others(tmp_path, monkeypatch):
+    path = tmp_path / "t.csv"
+    path.write_text(PIPES + PLAIN * 250)
+    monkeypatch.setattr(files, "PORTION", 1 << 18)
+    fitted = {"columns": [{"name": "a", "kind": "numeric"}]}
+    start = time.perf_counter()
+    assert sum(map(len, read_chunks(fitted, path))) == 401 + 400 * 250
+    assert time.perf_counter() - start < 20  # it took minutes
+
+
+def test_a_quote_that_is_never_closed_is_named_by_its_line(tmp_path, monkeypatch):
+    path = tmp_path / "t.csv"
+    path.write_text(PIPES + '7,"open,1\n' + PLAIN * 20)
+    monkeypatch.setattr(files, "PORTION", 1000)
+    fitted = {"columns": [{"name": "a", "kind": "numeric"}]}
+    with pytest.raises(DataError, match=r"t.csv: line \d+ is not CSV"):
+        list(read_chunks(fitted, path))
+    monkeypatch.setattr(delimited, "LONGEST", 4000)
+    with pytest.raises(DataError, match="line 403 is not CSV: a quote is opened there and not clo"):
+        list(read_chunks(fitted, path))
+
+
+def test_lines_that_end_in_carriage_returns_come_in_portions_too(tmp_path, monkeypatch):
+    path = tmp_path / "t.csv"
+    path.write_bytes(rows(900).to_csv(index=False, lineterminator="\r").encode())
+    monkeypatch.setattr(files, "PORTION", 500)
+    portions = list(read_chunks({"columns": [{"name": "x", "kind": "numeric"}]}, path))
+    assert max(map(len, portions)) < 200
+    assert sum(map(len, portions)) == 900
+
+
+def test_hexadecimal_numbers_are_text_both_times(tmp_path):
+    path = tmp_path / "t.csv"
+    text = "".join(f"0x{i % 5:X}F,{i},{i * 1.5}\n" for i in range(100))
+    path.write_text("h,x,y\n" + text)
+    data = load(DataConfig(ref=str(path), target="y"))
+    assert data.preprocessing["features"] == [*(f"h=0x{i}F" for i in range(5)), "x"]
+    assert features(data.preprocessing, path).shape == (100, 6)

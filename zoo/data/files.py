@@ -103,7 +103,7 @@ def _rows_of_text(
     path: Path, stream: io.BufferedReader, kinds: Mapping[str, str]
 ) -> Iterator[pa.Table]:
     """Read delimited text portion by portion, every cell as it is written but for numbers."""
-    blocks = portions(path, stream, PORTION)
+    blocks = delimited.whole_rows(path, portions(path, stream, PORTION))
     first = next(blocks, b"")
     outline = delimited.layout(path, first)
     start, line = outline.start, outline.line
@@ -133,7 +133,7 @@ def _tables(
     """
     if form == "json":
         size = -1 if rows is None else PORTION
-        yield from (_json(path, block, text) for block in portions(path, stream, size, quotes=b""))
+        yield from (_json(path, block, text) for block in portions(path, stream, size))
         return
     plain = isinstance(stream.raw, io.FileIO)
     source = pa.OSFile(str(path)) if plain else pa.BufferReader(stream.read())

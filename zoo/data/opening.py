@@ -63,16 +63,13 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
             )
 
 
-def portions(
-    path: Path, stream: io.BufferedReader, size: int, quotes: bytes = b'"'
-) -> Iterator[bytes]:
-    """Yield text as UTF-8 whose lines end in ``\\n``, cut where a line ends outside of quotes.
+def portions(path: Path, stream: io.BufferedReader, size: int) -> Iterator[bytes]:
+    """Yield text as UTF-8 whose lines end in ``\\n``, cut where a line ends.
 
     Args:
         path: for errors.
         stream: of the file, at its beginning.
         size: bytes of a portion, or -1 for all at once.
-        quotes: the mark within two of which a line does not end.
     """
     head = stream.peek(4)
     mark, encoding = next(
@@ -89,9 +86,8 @@ def portions(
         if b"\0" in block:
             raise _not_utf8(path, "it holds a zero byte")
         if not ended:
-            cut = block.rfind(b"\n") + 1
-            while quotes and block.count(quotes, 0, cut) % 2:
-                cut = block.rfind(b"\n", 0, cut - 1) + 1
+            # A line may end in \r alone, but a last \r may be the first half of an end.
+            cut = block.rfind(b"\n") + 1 or block.rfind(b"\r", 0, -1) + 1
             block, rest = block[:cut], block[cut:]
         if b"\r" in block:
             block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
