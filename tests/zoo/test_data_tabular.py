@@ -16,8 +16,9 @@ from sklearn.preprocessing import (
 )
 
 from zoo.data import apply, apply_counting, leaks, load, scaling
-from zoo.data.cells import kind, numbers, text, times
+from zoo.data.cells import kind, numbers, times
 from zoo.data.tabular import fit, kinds
+from zoo.data.words import text
 from zoo.errors import DataError
 from zoo.sections import DataConfig
 
@@ -294,5 +295,5 @@ def test_a_column_of_any_type_of_pandas_is_taken(values):
 
 
 def test_mixed_cells_are_text_and_equal_ones_of_other_types_are_told_apart():
-    column = pd.Series([1, True, "1", (2,), 1.0], dtype=object)
-    assert text(column).tolist() == ["1", "True", "1", "(2,)", "1"]
+    column = pd.Series([1, True, "1", 1.0], dtype=object)
+    assert text(column).tolist() == ["1", "True", "1", "1"]

@@ -46,7 +46,7 @@ def test_copies_under_other_identifiers_never_straddle(settings):
     assert data.preprocessing["features"] == ["a"]
     train, val, test = (set(part.x[:, 0].tolist()) for part in (data.train, data.val, data.test))
     assert not train & val | train & test | val & test
-    assert "120 rows repeat another row, identifiers aside" in " ".join(data.notes)
+    assert "120 rows repeat another row in all that can be learnt from" in " ".join(data.notes)
     assert data.preprocessing["schema"]["columns"]["Id"] == "numeric"
 
 

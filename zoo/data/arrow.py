@@ -16,7 +16,9 @@ import pyarrow as pa
 
 from zoo.data import cells
 from zoo.data.cells import Kind
+from zoo.data.words import Words, distinct, unfit
 from zoo.errors import DataError, nearest
+from zoo.settings import column_name
 
 # What a delimited file writes for a missing value, as pandas reads it.
 _HASHES = ("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN")
@@ -140,13 +142,12 @@ def series(column: pd.Series, wanted: Kind | None = None) -> pd.Series:
 
 
 def names_of(names: Iterable[object]) -> list[str]:
-    """Return column names in Unicode's NFC form, any white space in them one space.
+    """Return column names as :func:`zoo.settings.column_name` writes them, blank ones numbered.
 
     Raises:
         DataError: two are the same.
     """
-    written = [" ".join(unicodedata.normalize("NFC", str(name)).split()) for name in names]
-    written = [name or f"Unnamed: {i}" for i, name in enumerate(written)]
+    written = [column_name(str(name)) or f"Unnamed: {i}" for i, name in enumerate(names)]
     twice = [name for name, count in Counter(written).items() if count > 1]
     if twice:
         raise DataError(
@@ -209,17 +210,18 @@ def _series(
         values = pd.arrays.BooleanArray(values, gaps) if gaps.any() else values
     elif pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         zone = getattr(kind, "tz", None)
-        target = pa.timestamp("us", zone)
-        values = column.cast(target, safe=False).cast(pa.timestamp("us")).to_numpy()
+        is_finer = getattr(kind, "unit", "") == "ns"  # and is cut; all others must fit
+        try:
+            exact = column.cast(pa.timestamp("us", zone), safe=not is_finer)
+        except pa.ArrowInvalid:
+            raise cells.too_far(name) from None
+        values = exact.cast(pa.timestamp("us")).to_numpy()
         values = pd.Series(values).dt.tz_localize("UTC").array if zone else values
     elif pa.types.is_duration(kind):
         seconds = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}[kind.unit]
         values = column.cast(pa.int64()).cast(pa.float64(), safe=False).to_numpy() / seconds
     else:
-        raise DataError(
-            f"column {name!r} must hold numbers, truth values, times or text, however it holds "
-            f'{kind}; drop it with data.columns = {{"{name}" = "drop"}}'
-        )
+        raise unfit(name, str(kind))
     return cells.canonical(pd.Series(values, rows, name=name, copy=False), wanted)
 
 
@@ -227,14 +229,14 @@ def _is_text(kind: pa.DataType) -> bool:
     return kind in (pa.string(), pa.large_string(), pa.string_view())
 
 
-def _words(column: pa.ChunkedArray, name: str, rows: pd.Index, na: Collection[str]) -> cells.Words:
+def _words(column: pa.ChunkedArray, name: str, rows: pd.Index, na: Collection[str]) -> Words:
     """Return text cells, each distinct word looked at once."""
     if column.type == pa.string_view():
         column = column.cast(pa.large_string())
     coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     coded = coded.unify_dictionaries()
     if not coded.num_chunks:
-        return cells.Words(name, np.empty(0, np.int64), [], rows)
+        return Words(name, np.empty(0, np.int64), [], rows)
     codes = np.concatenate(
         [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in coded.chunks]
     )
@@ -244,4 +246,4 @@ def _words(column: pa.ChunkedArray, name: str, rows: pd.Index, na: Collection[st
     else:
         words = [word and unicodedata.normalize("NFC", word).strip() for word in words]
     known = [None if not word or word in na else word for word in words]
-    return cells.distinct(name, codes, known, rows)
+    return distinct(name, codes, known, rows)

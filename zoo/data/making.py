@@ -19,8 +19,10 @@ from zoo.data.dataset import Data, Part, Source
 from zoo.data.sharing import Parts, columns, share_out
 from zoo.data.split import IntArray
 from zoo.data.targets import Target, as_target, as_targets
+from zoo.data.words import text
 from zoo.errors import DataError, nearest
 from zoo.sections import DataConfig
+from zoo.settings import column_name
 
 
 def table(config: DataConfig, frame: pd.DataFrame, wanted: str | tuple[str, ...]) -> Source:
@@ -29,8 +31,13 @@ def table(config: DataConfig, frame: pd.DataFrame, wanted: str | tuple[str, ...]
     Raises:
         DataError: where a column is missing, or rows cannot be split or learnt from.
     """
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    names = list(map(column_name, [wanted] if isinstance(wanted, str) else wanted))
     for name in names:
+        if config.columns.get(name) == "drop":
+            raise DataError(
+                f"data.target must be a column that is kept, however data.columns drops {name!r}; "
+                "leave it out there"
+            )
         if name not in frame.columns:
             raise DataError(
                 f"data.target must be a column of {config.ref}, however it has no {name!r}"
@@ -119,7 +126,7 @@ def pictures(config: DataConfig, found: sources.Images) -> Source:
     if whole and known.all():
         named: str | bytes = labels.to_numpy().astype("<i8").tobytes()
     else:
-        named = "\x1f".join(word or "\x1e" for word in cells.text(labels))
+        named = "\x1f".join(word or "\x1e" for word in text(labels))
     fingerprint = _digest(("images", str(pixels.shape), images.content(pixels), named))
     if not known.all():
         notes.append(f"{(~known).sum()} images without a label were left out")

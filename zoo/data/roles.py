@@ -9,6 +9,7 @@ import pandas as pd
 
 from zoo.data import cells
 from zoo.data.cells import Kind
+from zoo.data.words import Words, words
 
 MOST_CATEGORIES = 1000
 MOST_LISTED = 20  # columns that are listed one by one
@@ -34,7 +35,7 @@ def identifiers(
     {'user_id': 'it is like an identifier: 3 different whole numbers; data.columns can keep it'}
     """
     told = {
-        name: _numbered(frame[name]) if kind == "numeric" else _worded(cells.words(frame[name]))
+        name: _numbered(frame[name]) if kind == "numeric" else _worded(words(frame[name]))
         for name, kind in kinds.items()
         if name not in declared and kind in ("numeric", "categorical")
     }
@@ -50,7 +51,7 @@ def is_constant(column: pd.Series, kind: Kind) -> bool:
     if cells.missing(column).any():
         return False
     if kind == "categorical":
-        return len(np.unique(cells.words(column).codes)) == 1
+        return len(np.unique(words(column).codes)) == 1
     if kind == "datetime":
         return bool(column.nunique() == 1)
     values = cells.numbers(column, kind)
@@ -70,7 +71,7 @@ def _numbered(column: pd.Series) -> str:
     )
 
 
-def _worded(coded: cells.Words) -> str:
+def _worded(coded: Words) -> str:
     """Say why a column of text names rows or is prose, or nothing."""
     counts = np.bincount(coded.codes[coded.codes >= 0], minlength=len(coded.words))
     present, distinct = int(counts.sum()), int((counts > 0).sum())

@@ -17,6 +17,7 @@ from zoo.data import cells
 from zoo.data.folds import bootstrap, kfold
 from zoo.data.split import FEWEST_ROWS, IntArray, deal, grouped, split, taken
 from zoo.data.targets import Target
+from zoo.data.words import row_number, text
 from zoo.errors import DataError, nearest
 from zoo.sections import DataConfig
 
@@ -181,7 +182,7 @@ def _by_time(config: DataConfig, frame: pd.DataFrame) -> Shared:
     second = _nearest(until, (1 - config.test) * len(frame), first + 1, len(distinct) - 2)
     part = np.searchsorted(distinct[[first, second]], moments)  # the moment itself is before
     train, val, test = (np.flatnonzero(part == place) for place in range(3))
-    written = [word.removesuffix(" 00:00:00") for word in cells.text(frame[name])]
+    written = [word.removesuffix(" 00:00:00") for word in text(frame[name])]
     spans = [
         f"{told} from {written[rows[moments[rows].argmin()]]} to "
         f"{written[rows[moments[rows].argmax()]]}"
@@ -195,12 +196,12 @@ def _by_time(config: DataConfig, frame: pd.DataFrame) -> Shared:
 def _by_column(config: DataConfig, frame: pd.DataFrame, labels: IntArray) -> Shared:
     name = config.part or ""
     column = _named(frame, name, "data.part", "the part")
-    words = cells.text(column)
+    words = text(column)
     part = np.array([WORDS.get(word.lower(), -1) for word in words.tolist()], dtype=np.int64)
     if (part < 0).any():
         raise DataError(
             f"column {name!r} must hold train, val (or validation, valid, dev) or test, however "
-            f"row {cells.row_number(column.index, part < 0)} holds {words[part < 0][0]!r}"
+            f"row {row_number(column.index, part < 0)} holds {words[part < 0][0]!r}"
         )
     units = grouped(frame.drop(columns=name))
     notes = []
@@ -245,7 +246,7 @@ def _named(frame: pd.DataFrame, name: str, key: str, what: str) -> pd.Series:
     if missing.any():
         raise DataError(
             f"column {name!r} must tell {what} of every row, however {missing.sum()} rows, first "
-            f"row {cells.row_number(frame.index, missing)}, have none; fill them or leave them out"
+            f"row {row_number(frame.index, missing)}, have none; fill them or leave them out"
         )
     return frame[name]
 
@@ -254,14 +255,14 @@ def _moments(column: pd.Series, name: str) -> npt.NDArray[np.float64] | IntArray
     """Return times as numbers (N,) that have their order."""
     if is_numeric_dtype(column.dtype) and not is_bool_dtype(column.dtype):
         return cells.numbers(column)
-    raw = column if is_datetime64_any_dtype(column.dtype) else pd.Series(cells.text(column))
+    raw = column if is_datetime64_any_dtype(column.dtype) else pd.Series(text(column))
     times = pd.to_datetime(raw, format="ISO8601", utc=True, errors="coerce")
     strange = times.isna().to_numpy()
     if strange.any():
         raise DataError(
             f"column {name!r} must hold numbers or times such as 2024-03-31 or "
-            f"2024-03-31T18:00:00+01:00, however row {cells.row_number(column.index, strange)} "
-            f"holds {cells.text(column)[strange][0]!r}"
+            f"2024-03-31T18:00:00+01:00, however row {row_number(column.index, strange)} "
+            f"holds {text(column)[strange][0]!r}"
         )
     moments: IntArray = times.dt.as_unit("us").astype(np.int64).to_numpy()
     return moments
@@ -287,7 +288,7 @@ def _refuse_untrained(
 
 def _about_copies(units: IntArray) -> list[str]:
     copies = len(units) - len(np.unique(units))
-    note = f"{copies} rows repeat another row, identifiers aside; copies were kept in the same part"
+    note = f"{copies} rows repeat another row in all that can be learnt from; copies were kept in the same part"
     return [note] if copies else []
 
 

@@ -18,6 +18,7 @@ from zoo.data import arrays, files, pictures
 from zoo.data.arrays import Array
 from zoo.errors import DataError, nearest
 from zoo.sections import DataConfig
+from zoo.settings import column_name
 
 Kind = Literal["npz", "npy", "idx", "folder", "paths"]
 CHANNELS = (1, 3, 4)
@@ -184,8 +185,8 @@ def _target(config: DataConfig) -> str | None:
 
 def _table(config: DataConfig, path: Path) -> Images:
     """Read the images that a table names, and their labels."""
-    target = _target(config)
-    if target is None:
+    target = column_name(_target(config) or "")
+    if not target:
         raise DataError(
             f"data.target must name the column of labels, however it is not given for {path}"
         )

@@ -54,7 +54,7 @@ def split(
     if len(distinct) < FEWEST_ROWS:
         raise DataError(
             f"at least {FEWEST_ROWS} distinct rows with a target are needed to train, validate "
-            f"and test, however there are {len(distinct)}, identifiers aside; add rows"
+            f"and test, however {len(distinct)} differ in what can be learnt from; add rows"
         )
     label_of = labels[first]
     classes, counts = np.unique(label_of, return_counts=True)

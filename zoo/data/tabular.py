@@ -19,6 +19,7 @@ from torch import Tensor
 from zoo.data import arrow, cells, roles, scaling, times
 from zoo.data.cells import IntArray, Kind
 from zoo.data.scaling import Scaling
+from zoo.data.words import Words, words
 from zoo.errors import DataError
 
 BLOCK = 1 << 13  # rows that are encoded at a time, so that they stay in the cache
@@ -32,9 +33,9 @@ def content(frame: pd.DataFrame) -> Iterator[str | bytes]:
         kind = cells.kind(column)
         yield f"{name}:{kind}"
         if kind == "categorical":
-            coded = cells.words(column)
-            words = np.array([*coded.words, "\x1e"], dtype=object)
-            yield "\x1f".join(words[coded.codes].tolist())
+            coded = words(column)
+            known = np.array([*coded.words, "\x1e"], dtype=object)
+            yield "\x1f".join(known[coded.codes].tolist())
         elif kind == "datetime":
             yield times.microseconds(column).astype("<i8").tobytes()
         else:
@@ -153,7 +154,7 @@ def _fit(column: pd.Series, kind: Kind, how: Scaling) -> tuple[dict[str, Any], s
         return {"kind": "empty"}, note
     missing = bool(gaps.any())
     if kind == "categorical":
-        categories, note = _categories(cells.words(column))
+        categories, note = _categories(words(column))
         return {"categories": categories, "missing": missing}, note
     moments = times.microseconds(column) if kind == "datetime" else None
     values = cells.numbers(column, kind) if moments is None else times.days(moments)
@@ -167,7 +168,7 @@ def _fit(column: pd.Series, kind: Kind, how: Scaling) -> tuple[dict[str, Any], s
     return fitted, "its time zones were taken to UTC" if zone else ""
 
 
-def _categories(coded: cells.Words) -> tuple[list[str], str]:
+def _categories(coded: Words) -> tuple[list[str], str]:
     """Return the categories that get a feature, and a note if there are more."""
     counts = np.bincount(coded.codes[coded.codes >= 0], minlength=len(coded.words))
     present = [(-count, word) for word, count in zip(coded.words, counts, strict=True) if count]
@@ -209,7 +210,7 @@ def _prepared(column: dict[str, Any], raw: pd.Series) -> npt.NDArray[Any]:
         return np.zeros(len(raw), dtype=np.float32)
     held = arrow.series(raw, kind)
     if kind == "categorical":
-        coded = cells.words(held)
+        coded = words(held)
         places = {word: place for place, word in enumerate(column["categories"])}
         width = len(places) + column["missing"]
         # An unseen category points past the last feature.

@@ -15,6 +15,7 @@ import pandas as pd
 
 from zoo.data import cells
 from zoo.data.cells import NUMBER, FloatArray
+from zoo.data.words import text
 from zoo.errors import DataError
 from zoo.sections import Task
 
@@ -112,8 +113,10 @@ def as_targets(columns: pd.DataFrame, task: Task | None = None) -> Target:
             )
         values = np.stack([cells.numbers(columns[name], kinds[name]) for name in names], axis=1)
         _refuse_constant(names, values)
+        _refuse_taken(names, "p_")
         return Target(names, found, values, names, f"{listed}: {len(names)} labels")
     values = np.stack([_quantities(columns[name], kinds[name]) for name in names], axis=1)
+    _refuse_taken(names, "std_")
     return Target(names, found, values, (), f"{listed}: regression on {len(names)} targets")
 
 
@@ -155,7 +158,7 @@ def _classes(name: str, column: pd.Series, why: str) -> Target:
             f"target {name!r} must have classes that can be told apart, however numbers beyond "
             f'{EXACT:g} cannot; set data.task = "classification" for a file, or give them as text'
         )
-    words = cells.text(column)
+    words = text(column)
     classes = natural(set(words.tolist()))
     if len(classes) < 2:
         raise DataError(
@@ -170,7 +173,7 @@ def _classes(name: str, column: pd.Series, why: str) -> Target:
 
 
 def _labels_in_text(name: str, column: pd.Series) -> Target:
-    codes, words = pd.factorize(cells.text(column))
+    codes, words = pd.factorize(text(column))
     sets = [{label.strip() for label in SEPARATOR.split(word)} - {""} for word in words]
     classes = natural(set().union(*sets))
     if not classes:
@@ -180,6 +183,7 @@ def _labels_in_text(name: str, column: pd.Series) -> Target:
     of_word = np.array([[label in labels for label in classes] for labels in sets], np.float64)
     values = of_word[codes]
     _refuse_constant(classes, values)
+    _refuse_taken(classes, "p_")
     note = f"{name!r}: {len(classes)} labels, {values.sum(axis=1).mean():.3g} per row"
     return Target((name,), "multilabel", values, classes, note)
 
@@ -189,7 +193,7 @@ def _quantities(column: pd.Series, kind: cells.Kind) -> FloatArray:
     if kind != "numeric":
         raise DataError(
             f"data.task 'regression' needs a numeric target, however {str(column.name)!r} holds "
-            f"{cells.text(column)[0]!r}; choose another column or task 'classification'"
+            f"{text(column)[0]!r}; choose another column or task 'classification'"
         )
     numbers = cells.numbers(column)
     if numbers.min() == numbers.max():
@@ -212,6 +216,17 @@ def _refuse_empty(name: str, rows: int) -> None:
         raise DataError(
             f"target {quoted} must have values, however every row lacks one; choose another column"
         )
+
+
+def _refuse_taken(names: tuple[str, ...], prefix: str) -> None:
+    """Refuse names under which predictions have another column (see :mod:`zoo.terms`)."""
+    taken = {f"{prefix}{name}" for name in names} | {"uncertainty"}
+    for name in names:
+        if name in taken:
+            raise DataError(
+                f"predictions are columns called as the targets, besides {prefix}TARGET and "
+                f"uncertainty, however {name!r} would then come twice; rename it"
+            )
 
 
 def _refuse_constant(labels: tuple[str, ...], values: FloatArray) -> None:
