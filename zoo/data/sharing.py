@@ -22,8 +22,8 @@ from zoo.errors import DataError, nearest
 from zoo.sections import DataConfig
 
 Parts = tuple[IntArray, IntArray, IntArray]
-NAMES = ("train", "val", "test")
-WORDS = {name: place for place, name in enumerate(NAMES)} | {
+PARTS = ("train", "val", "test")
+PART_OF_WORD = {name: place for place, name in enumerate(PARTS)} | {
     "validation": 1,
     "valid": 1,
     "dev": 1,
@@ -39,7 +39,6 @@ class Sharing:
         parts: the rows of train, val and test, ascending.
         units: (N,) which indivisible unit each row belongs to: copies of a row, or a group.
         labels: (N,) the class of each row, all equal where there are no classes.
-        classes: their names.
         notes: what a user should know of it.
     """
 
@@ -47,7 +46,6 @@ class Sharing:
     parts: Parts
     units: IntArray
     labels: IntArray
-    classes: tuple[str, ...]
     notes: tuple[str, ...]
 
     def of(self, fold: int | None) -> Parts:
@@ -57,7 +55,7 @@ class Sharing:
             fold: the member's own fold, or its draw; None where all have the same rows.
 
         Raises:
-            DataError: where there are too few rows or groups, or a class is in no training row.
+            DataError: where there are too few rows or groups.
         """
         config = self.config
         if not config.own:
@@ -77,8 +75,6 @@ class Sharing:
         repeat, number = divmod(fold, config.folds)
         fold_of_row = kfold(units, strata, config.folds, [config.split_seed, 1, repeat])
         train, val = rest[fold_of_row != number], rest[fold_of_row == number]
-        whose = f"the training rows of fold {fold}"
-        _refuse_untrained(self.labels, train, whose, self.classes)
         return train, val, self.parts[2]
 
 
@@ -123,10 +119,8 @@ def share_out(config: DataConfig, frame: pd.DataFrame, target: Target) -> Sharin
             units, parts, notes = _by_column(config, frame, labels)
         case _:
             units, parts, notes = _at_random(config, frame, labels, target.classes)
-    if not config.own:
-        _refuse_untrained(labels, parts[0], "the training rows", target.classes)
     notes += _about_folds(config)
-    return Sharing(config, parts, units, labels, target.classes, tuple(notes))
+    return Sharing(config, parts, units, labels, tuple(notes))
 
 
 Shared = tuple[IntArray, Parts, list[str]]
@@ -152,14 +146,14 @@ def _by_group(config: DataConfig, frame: pd.DataFrame) -> Shared:
     units = connected_components(graph, directed=False)[1][groups].astype(np.int64)
     left = len(np.unique(units))
     joined = f", of {count} before those that share copies of rows were joined" * (left < count)
-    if left < len(NAMES):
+    if left < len(PARTS):
         raise DataError(
             f"at least 3 groups are needed to train, validate and test, however column {name!r} "
             f"has {left}{joined}; choose another column or data.split"
         )
     parts = deal(units, np.zeros_like(units), config.val, config.test, config.split_seed)
     counts = [len(np.unique(units[rows])) for rows in parts]
-    told = ", ".join(f"{n} {part}" for n, part in zip(counts, NAMES, strict=True))
+    told = ", ".join(f"{n} {part}" for n, part in zip(counts, PARTS, strict=True))
     notes = [f"split by {name!r}, whose groups stay whole: {told}"]
     if joined:
         notes.append(
@@ -172,7 +166,7 @@ def _by_time(config: DataConfig, frame: pd.DataFrame) -> Shared:
     name = config.time or ""
     moments = _moments(_named(frame, name, "data.time", "the time"), name)
     distinct, counts = np.unique(moments, return_counts=True)
-    if len(distinct) < len(NAMES):
+    if len(distinct) < len(PARTS):
         raise DataError(
             f"at least 3 moments are needed to train, validate and test, however column {name!r} "
             f"has {len(distinct)}; choose another column or data.split"
@@ -186,7 +180,7 @@ def _by_time(config: DataConfig, frame: pd.DataFrame) -> Shared:
     spans = [
         f"{told} from {written[rows[moments[rows].argmin()]]} to "
         f"{written[rows[moments[rows].argmax()]]}"
-        for told, rows in zip(NAMES, (train, val, test), strict=True)
+        for told, rows in zip(PARTS, (train, val, test), strict=True)
     ]
     units = grouped(frame.drop(columns=name))
     notes = [f"split in the order of {name!r}: {', '.join(spans)}"]
@@ -197,7 +191,7 @@ def _by_column(config: DataConfig, frame: pd.DataFrame, labels: IntArray) -> Sha
     name = config.part or ""
     column = _named(frame, name, "data.part", "the part")
     words = text(column)
-    part = np.array([WORDS.get(word.lower(), -1) for word in words.tolist()], dtype=np.int64)
+    part = np.array([PART_OF_WORD.get(word.lower(), -1) for word in words.tolist()], dtype=np.int64)
     if (part < 0).any():
         raise DataError(
             f"column {name!r} must hold train, val (or validation, valid, dev) or test, however "
@@ -209,7 +203,7 @@ def _by_column(config: DataConfig, frame: pd.DataFrame, labels: IntArray) -> Sha
         if not (part == place).any():
             raise DataError(
                 f"column {name!r} must give rows to train and test, however none is for "
-                f"{NAMES[place]}; add some, or choose another data.split"
+                f"{PARTS[place]}; add some, or choose another data.split"
             )
     if not (part == 1).any() and not config.own:
         train = np.flatnonzero(part == 0)
@@ -273,28 +267,18 @@ def _nearest(until: IntArray, wanted: float, low: int, high: int) -> int:
     return int(np.clip(np.abs(until - wanted).argmin(), low, high))
 
 
-def _refuse_untrained(
-    labels: IntArray, train: IntArray, where: str, classes: tuple[str, ...]
-) -> None:
-    """Refuse classes that no training row shows."""
-    absent = np.setdiff1d(labels, labels[train])
-    if len(absent):
-        listed = ", ".join(repr(classes[label]) for label in absent[:5])
-        raise DataError(
-            f"every class must be among {where}, however {listed} is not; try another "
-            "data.split_seed, merge classes, or add rows"
-        )
-
-
 def _about_copies(units: IntArray) -> list[str]:
     copies = len(units) - len(np.unique(units))
-    note = f"{copies} rows repeat another row in all that can be learnt from; copies were kept in the same part"
+    note = (
+        f"{copies} rows repeat another row in all that can be learnt from; copies were kept in the "
+        "same part"
+    )
     return [note] if copies else []
 
 
 def _about_straddling(units: IntArray, part: IntArray, name: str) -> list[str]:
     """Count the rows that repeat one of an earlier part; ``part`` is (N,), each row's own."""
-    earliest = np.full(units.max() + 1, len(NAMES))
+    earliest = np.full(units.max() + 1, len(PARTS))
     np.minimum.at(earliest, units, part)
     copies = int((earliest[units] < part).sum())
     note = (

@@ -25,7 +25,7 @@ CHANNELS = (1, 3, 4)
 IDX = re.compile(r"[-.]idx(\d(-\w+)?)?(\.gz)?$")
 IDX_AXES = re.compile(r"idx\d")
 PART = "(train|val|valid|validation|test)"
-NAMES = re.compile(
+ARRAY_NAMES = re.compile(
     rf"(?:{PART}_)?(?:(x|images?|data|pixels)|(?:y|labels?|targets?))(?:_{PART})?", re.IGNORECASE
 )
 
@@ -240,7 +240,7 @@ def _roles(path: Path) -> dict[str, dict[Literal["x", "y"], str]]:
     roles: dict[str, dict[Literal["x", "y"], str]] = {}
     present = arrays.npz_names(path)
     for name in present:
-        if match := NAMES.fullmatch(name):
+        if match := ARRAY_NAMES.fullmatch(name):
             before, is_x, after = match.groups()
             part = roles.setdefault((before or after or "").lower(), {})
             role: Literal["x", "y"] = "x" if is_x else "y"

@@ -70,7 +70,7 @@ def as_target(column: pd.Series, task: Task | None = None) -> Target:
            [0., 0.]])
     """
     name = str(column.name)
-    _refuse_empty(name, len(column))
+    _refuse_no_values(name, len(column))
     kind = cells.kind(column)
     found = task or _task(column, kind)
     if found == "classification":
@@ -96,7 +96,7 @@ def as_targets(columns: pd.DataFrame, task: Task | None = None) -> Target:
     """
     names = tuple(map(str, columns.columns))
     listed = ", ".join(map(repr, names))
-    _refuse_empty(listed, len(columns))
+    _refuse_no_values(listed, len(columns))
     kinds = {name: cells.kind(columns[name]) for name in names}
     binary = {name: _binary(columns[name], kinds[name]) for name in names}
     found: Task = task or ("multilabel" if all(binary.values()) else "regression")
@@ -210,7 +210,7 @@ def _binary(column: pd.Series, kind: cells.Kind) -> bool:
     return kind == "numeric" and bool(np.isin(cells.numbers(column), (0.0, 1.0)).all())
 
 
-def _refuse_empty(name: str, rows: int) -> None:
+def _refuse_no_values(name: str, rows: int) -> None:
     if not rows:
         quoted = name if name.startswith("'") else repr(name)
         raise DataError(
