@@ -150,6 +150,43 @@ def test_portions_make_one_file_that_another_process_writes_alike(
     ]
 
 
+def test_predictions_of_files_have_their_names(folder, tmp_path):
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    (tmp_path / "new").mkdir()
+    for number, pixels in enumerate(load_digits().images[:3]):
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "new" / f"{2 - number}.png")
+    (tmp_path / "new.csv").write_text("n,path\n1,new/1.png\n2,new/0.png\n")
+    names = {"new": ["0.png", "1.png", "2.png"], "new.csv": ["new/1.png", "new/0.png"]}
+    for source, files in names.items():
+        done = zoo(folder, "predict", "digits/seed=0", tmp_path / source)
+        lines = list(csv.DictReader(done.stdout.splitlines()))
+        assert [line["file"] for line in lines] == files
+        assert next(iter(lines[0])) == "file"
+
+
+def test_predictions_never_take_the_place_of_what_they_are_of(folder, tmp_path):
+    (tmp_path / "new.csv").write_text("town,area,rooms\nBonn,50,3\n")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "new.csv")
+    before = (tmp_path / "new.csv").read_text()
+    for output in ("new.csv", "link.csv"):
+        done = zoo(folder, "predict", "homes/seed=0", tmp_path / "new.csv", "-o", tmp_path / output)
+        assert done.exit_code == 2
+        assert "predictions need a file of their own" in done.stderr
+    assert (tmp_path / "new.csv").read_text() == before
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_folder_that_is_not_there_is_named(folder, tmp_path, suffix):
+    (tmp_path / "new.csv").write_text("town,area,rooms\nBonn,50,3\n")
+    output = tmp_path / "nowhere" / f"out{suffix}"
+    done = zoo(folder, "predict", "homes/seed=0", tmp_path / "new.csv", "-o", output)
+    assert done.exit_code == 2
+    assert "cannot be written: " in done.stderr
+    assert "None" not in done.stderr
+
+
 def test_what_is_missing_or_unseen_is_predicted_and_counted(folder, tmp_path):
     (tmp_path / "new.csv").write_text("town,area,rooms\nBonn,,3\nDelft,90,\n")
     done = zoo(folder, "predict", "homes/seed=0", tmp_path / "new.csv")
@@ -159,14 +196,17 @@ def test_what_is_missing_or_unseen_is_predicted_and_counted(folder, tmp_path):
     assert len(lines) == 3
     assert all(float(line[0]) > 0 for line in lines[1:])
     assert "column 'town': 1 cells hold values unseen in training" in done.stderr
+    assert "column 'area': 1 cells are missing" in done.stderr
+    assert "column 'rooms': 1 cells are missing" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("content", "arguments", "says"),
     [
-        ("area,town\n1,Aix\n", [], "'rooms' is missing"),
+        ("area,town\n1,Aix\n", [], "'rooms' is missing (there are: area, town); add it"),
         ("area,rooms,town\n", [], "no rows"),
-        ("area,rooms,town\nbig,1,Aix\n", [], "'big'"),
+        ("area,rooms,town\nbig,1,Aix\n", [], "new.csv: column 'area' must hold numbers, however"),
+        ("area,rooms,town\nbig,1,Aix\n", [], "holds 'big'; mend it, or leave a missing cell empty"),
         ("area,rooms,town\n1,1,Aix\n", ["-o", "out.xlsx"], "written as .csv or .parquet"),
     ],
 )
@@ -248,7 +288,7 @@ def test_members_of_a_pool_read_the_columns_that_each_learnt_from(tmp_path):
         pool = registry.run("pool")
         assert pool.preprocessing["features"] == ["x"]
         of_frame = predictor(registry, pool)(frame)
-        ((of_file, unseen),) = serving.predict_file(registry, pool, tmp_path / "new.csv", None)
+        ((of_file, gaps),) = serving.predict_file(registry, pool, tmp_path / "new.csv", None)
         assert len(predictor(registry, pool).members) == 2
     pd.testing.assert_frame_equal(of_file, of_frame)
-    assert unseen == {"code": 1}
+    assert gaps == {("code", "unseen"): 1}

@@ -48,6 +48,7 @@ def test_it_is_refused_in_one_line_that_says_why(tmp_path, name):
     with pytest.raises(DataError, match=says) as caught:
         loaded(tmp_path, content, **settings)
     assert "\n" not in str(caught.value)
+    assert "table.csv" in str(caught.value)
 
 
 def test_a_folder_without_images_is_no_data(tmp_path):

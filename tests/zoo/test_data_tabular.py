@@ -79,9 +79,9 @@ def test_columns_are_matched_by_name_not_by_place(houses):
 def test_a_category_unseen_in_training_is_all_zeros_and_counted():
     frame = pd.DataFrame({"town": ["a", "b", "c", None]})
     fitted, _ = fit(frame[:2], kinds(frame))
-    x, unseen = apply_counting(fitted, frame)
+    x, gaps = apply_counting(fitted, frame)
     assert x.tolist() == [[1, 0], [0, 1], [0, 0], [0, 0]]
-    assert unseen == {"town": 2}
+    assert gaps == {("town", "unseen"): 1, ("town", "missing"): 1}
 
 
 def test_a_gap_seen_only_later_takes_the_median_without_a_marker():

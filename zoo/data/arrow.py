@@ -180,8 +180,8 @@ def check_needed(needed: Iterable[str], names: Collection[str]) -> None:
     for name in needed:
         if name not in names:
             raise DataError(
-                f"every column of the training data is needed, however {name!r} is missing"
-                f"{nearest(name, names)}"
+                f"every column that was learnt from is needed, however {name!r} is missing"
+                f"{nearest(name, names, 'there are')}; add it"
             )
 
 

@@ -81,7 +81,7 @@ def kind_of_words(cells: Words) -> Kind:
         raise DataError(
             f"column {cells.name!r}: a column holds numbers or text, however row "
             f"{cells.row_of(stray)} holds {stray!r} among numbers; leave a missing cell empty, or "
-            "say in data.columns that it is categorical"
+            "say in data.columns that it is categorical (of a target, data.task = classification)"
         )
     return "datetime" if all(map(TIME.fullmatch, cells.words)) else "categorical"
 
@@ -203,7 +203,7 @@ def _valued(cells: Words, kind: Kind) -> FloatArray:
             wanted = "True or False" if kind == "boolean" else "numbers"
             raise DataError(
                 f"column {cells.name!r} must hold {wanted}, however row {cells.row_of(word)} "
-                f"holds {word!r}"
+                f"holds {word!r}; mend it, or leave a missing cell empty"
             )
         values[place] = value
     return values[cells.codes]
@@ -260,7 +260,7 @@ def _timed(cells: Words) -> pd.Series:
         word = next(word for word in cells.words if not _is_time(word))
         raise DataError(
             f"column {cells.name!r} must hold times such as 2024-02-29 or 2024-02-29T12:30:00Z, "
-            f"however row {cells.row_of(word)} holds {word!r}"
+            f"however row {cells.row_of(word)} holds {word!r}; mend or empty it"
         ) from None
     taken = values.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False)[cells.codes]
     column = pd.Series(taken, cells.rows, name=cells.name)

@@ -61,6 +61,8 @@ def table(config: DataConfig, frame: pd.DataFrame, wanted: str | tuple[str, ...]
     features = frame.drop(columns=[*names, *columns(config)], errors="ignore")
     kinds = tabular.kinds(features)
     identifiers = roles.identifiers(features, kinds, config.columns)
+    for name in identifiers.keys() & sources.path_columns(features):
+        identifiers[name] += f'; data.image = "{name}" learns from the images that they name'
     features = features.drop(columns=list(identifiers))
     # Rows that differ in nothing else are copies of each other.
     naming = [name for name in identifiers if name != config.time and len(features.columns)]
@@ -78,12 +80,13 @@ def table(config: DataConfig, frame: pd.DataFrame, wanted: str | tuple[str, ...]
             declared=config.columns,
             identifiers=identifiers,
         )
-        x, unseen = tabular.encode(fitted, features, parts)
+        x, gaps = tabular.encode(fitted, features, parts)
         told = [*notes, target.note, *fit_notes, *sharing.notes]
         told += [
             f"column {column!r}: {count} val and test cells hold values unseen in training, "
             "encoded as unknown (all zeros)"
-            for column, count in (unseen[1] + unseen[2]).items()
+            for (column, what), count in (gaps[1] + gaps[2]).items()
+            if what == "unseen"
         ]
         told += _suspicions(features, target, parts[0])
         return _data(config, fitted, target, x, parts, fingerprint, schema, numbers, told)

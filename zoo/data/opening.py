@@ -41,7 +41,7 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
             raise DataError(f"data.ref must be a regular file, however {path} is none")
         raw = path.open("rb")
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror}; check the path") from None
     except ValueError as error:
         raise DataError(f"{str(path)!r}: cannot be read: {error}") from None
     with raw:
@@ -61,6 +61,23 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
                 f"{path}: must stay as it is while it is read, however it was changed; wait until "
                 "it is written to its end"
             )
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in errors that do not.
+
+    >>> with naming(Path("t.csv")):
+    ...     raise DataError("column 'x' is empty")
+    Traceback (most recent call last):
+    zoo.errors.DataError: t.csv: column 'x' is empty
+    """
+    try:
+        yield
+    except DataError as error:
+        if path.name in str(error):
+            raise
+        raise DataError(f"{path}: {error}") from None
 
 
 def portions(path: Path, stream: io.BufferedReader, size: int) -> Iterator[bytes]:

@@ -195,7 +195,8 @@ def _by_column(config: DataConfig, frame: pd.DataFrame, labels: IntArray) -> Sha
     if (part < 0).any():
         raise DataError(
             f"column {name!r} must hold train, val (or validation, valid, dev) or test, however "
-            f"row {row_number(column.index, part < 0)} holds {words[part < 0][0]!r}"
+            f"row {row_number(column.index, part < 0)} holds {words[part < 0][0]!r}; write one of "
+            "these"
         )
     units = grouped(frame.drop(columns=name))
     notes = []
@@ -256,7 +257,7 @@ def _moments(column: pd.Series, name: str) -> npt.NDArray[np.float64] | IntArray
         raise DataError(
             f"column {name!r} must hold numbers or times such as 2024-03-31 or "
             f"2024-03-31T18:00:00+01:00, however row {row_number(column.index, strange)} "
-            f"holds {text(column)[strange][0]!r}"
+            f"holds {text(column)[strange][0]!r}; write it so"
         )
     moments: IntArray = times.dt.as_unit("us").astype(np.int64).to_numpy()
     return moments

@@ -8,7 +8,7 @@ category seen in training, missing being a category like others; an unknown one 
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from zoo.errors import DataError
 
 BLOCK = 1 << 13  # rows that are encoded at a time, so that they stay in the cache
 LARGEST = float(np.finfo(np.float32).max)
+Gaps = Counter[tuple[str, Literal["missing", "unseen"]]]  # cells of a column that tell little
 
 
 def content(frame: pd.DataFrame) -> Iterator[str | bytes]:
@@ -103,7 +104,7 @@ def fit(
     return {"kind": "table", "columns": columns, "features": features}, notes
 
 
-def apply(preprocessing: Mapping[str, Any], frame: Any) -> tuple[Tensor, Counter[str]]:
+def apply(preprocessing: Mapping[str, Any], frame: Any) -> tuple[Tensor, Gaps]:
     """Turn raw columns, matched by name, into features.
 
     Args:
@@ -111,7 +112,8 @@ def apply(preprocessing: Mapping[str, Any], frame: Any) -> tuple[Tensor, Counter
         frame: of pandas, polars or Arrow.
 
     Returns:
-        float32 (N, D); and of how many cells of which column the value has no feature of its own.
+        float32 (N, D); and how many cells of which column are missing, or hold a category that has
+        no feature.
 
     Raises:
         DataError: a column is missing, or a cell cannot be read as its column was in training.
@@ -121,29 +123,30 @@ def apply(preprocessing: Mapping[str, Any], frame: Any) -> tuple[Tensor, Counter
     else:
         kinds = {column["name"]: column["kind"] for column in preprocessing["columns"]}
         frame = arrow.from_table(arrow.only(arrow.as_table(frame), kinds), kinds)
-    (encoded,), (unseen,) = encode(preprocessing, frame, [np.arange(len(frame))])
-    return encoded, unseen
+    (encoded,), (gaps,) = encode(preprocessing, frame, [np.arange(len(frame))])
+    return encoded, gaps
 
 
 def encode(
     preprocessing: Mapping[str, Any], frame: pd.DataFrame, parts: Sequence[IntArray]
-) -> tuple[list[Tensor], list[Counter[str]]]:
-    """Turn the rows of each part into features, and count unseen values: see :func:`apply`."""
+) -> tuple[list[Tensor], list[Gaps]]:
+    """Turn the rows of each part into features, and count gaps: see :func:`apply`."""
     columns = preprocessing["columns"]
     arrow.check_needed((column["name"] for column in columns), frame.columns)
     prepared = [_prepared(column, frame[column["name"]]) for column in columns]
     sizes = widths(preprocessing)
     ends = np.cumsum(sizes)
     encoded = [np.zeros((len(rows), int(ends[-1])), dtype=np.float32) for rows in parts]
-    unseen: list[Counter[str]] = [Counter() for _ in parts]
-    for out, counts, rows in zip(encoded, unseen, parts, strict=True):
+    gaps: list[Gaps] = [Counter() for _ in parts]
+    for out, counts, rows in zip(encoded, gaps, parts, strict=True):
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]
             target = out[start : start + BLOCK]
             for column, values, end, width in zip(columns, prepared, ends, sizes, strict=True):
-                unknown = _encode(column, values[block], target[:, end - width : end])
-                counts.update({column["name"]: unknown} if unknown else {})
-    return [torch.from_numpy(out) for out in encoded], unseen
+                missing, unseen = _encode(column, values[block], target[:, end - width : end])
+                counts[column["name"], "missing"] += missing
+                counts[column["name"], "unseen"] += unseen
+    return [torch.from_numpy(out) for out in encoded], [+counts for counts in gaps]
 
 
 def _fit(column: pd.Series, kind: Kind, how: Scaling) -> tuple[dict[str, Any], str]:
@@ -213,9 +216,10 @@ def _prepared(column: dict[str, Any], raw: pd.Series) -> npt.NDArray[Any]:
         coded = words(held)
         places = {word: place for place, word in enumerate(column["categories"])}
         width = len(places) + column["missing"]
-        # An unseen category points past the last feature.
+        # An unseen category points past the last feature, a gap where there was none further.
         place = [places.get(word, width) for word in coded.words]
-        return np.array([*place, width - column["missing"]], dtype=np.int32)[coded.codes]
+        missing = width - 1 if column["missing"] else width + 1
+        return np.array([*place, missing], dtype=np.int32)[coded.codes]
     if kind == "datetime":
         if (getattr(held.dtype, "tz", None) is not None) != column["zone"] and held.notna().any():
             rule = "a time zone" if column["zone"] else "no time zone"
@@ -228,19 +232,23 @@ def _prepared(column: dict[str, Any], raw: pd.Series) -> npt.NDArray[Any]:
     return held.to_numpy() if is_plain else cells.numbers(held, kind)
 
 
-def _encode(column: dict[str, Any], values: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> int:
+def _encode(
+    column: dict[str, Any], values: npt.NDArray[Any], out: npt.NDArray[np.float32]
+) -> tuple[int, int]:
     """Write some rows of a column into its features, float32 (n, d), which are all zeros.
 
     Returns:
-        how many of them have no feature.
+        how many of them are missing, and how many unseen.
     """
     kind = column["kind"]
     if kind == "empty":
-        return 0
+        return 0, 0
     if kind == "categorical":
-        known = np.flatnonzero(values < out.shape[1])
+        width = out.shape[1]
+        known = np.flatnonzero(values < width)
         out[known, values[known]] = 1
-        return len(values) - len(known)
+        missing = values == (width - 1 if column["missing"] else width + 1)
+        return int(missing.sum()), int((values == width).sum())
     moments = values
     values = times.days(values) if kind == "datetime" else values.astype(np.float64, copy=False)
     gaps = np.isnan(values)
@@ -259,4 +267,4 @@ def _encode(column: dict[str, Any], values: npt.NDArray[Any], out: npt.NDArray[n
             out[:, place] = circle
     if column["missing"]:
         out[:, -1] = gaps
-    return 0
+    return int(gaps.sum()), 0
