@@ -11,6 +11,7 @@ from typing import Any
 from zoo.errors import ConfigError
 
 MOST_SEEDS = 100_000
+PACKED = (".gz", ".bz2", ".xz", ".zst")  # endings of compressed files
 NAME_RULE = "up to 100 letters, digits, '.', '_', '+' and '-', not starting with '-'"
 DEFAULTS = {"model": "mlp", "optim": "adam"}  # the names of sections that do not give one
 WORD = r"""\s*(?:"[^"]*"|'[^']*'|[^\s,"'\[\]][^,"'\[\]]*)\s*"""

@@ -60,7 +60,9 @@ class SplitConfig(Section):
         for split, key in (("group", "group"), ("time", "time"), ("column", "part")):
             given = getattr(self, key)
             if self.split == split and given is None:
-                raise ValueError(f"split {split!r} needs a column, however {key} does not name any")
+                raise ValueError(
+                    f"split {split!r} needs a column, however none is named; set data.{key}"
+                )
             if self.split != split and given is not None:
                 raise ValueError(
                     f"{key} is for split {split!r}, however split is {self.split!r}; set both"

@@ -19,6 +19,7 @@ from zoo.data import arrow, delimited
 from zoo.data.arrow import NA
 from zoo.data.opening import PORTION, opened, portions
 from zoo.errors import DataError
+from zoo.settings import PACKED
 
 Format = Literal["text", "json", "parquet", "arrow", "stream"]
 JSON = (".json", ".jsonl", ".ndjson")
@@ -213,6 +214,6 @@ def _format(path: Path, stream: io.BufferedReader) -> Format:
             "the sheet as CSV"
         )
     name = path.name.lower()
-    for ending in (".gz", ".bz2", ".xz", ".zst"):
+    for ending in PACKED:
         name = name.removesuffix(ending)
     return "json" if name.endswith(JSON) or head.startswith(b'{"') else "text"
