@@ -1,6 +1,7 @@
 """What could be read wrongly without a word is refused or read as it was meant."""
 
 import unicodedata
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,9 @@ def test_other_text_with_such_marks_stays_text(words):
 
 
 @pytest.mark.parametrize(
-    "value", [[1], (1, 2), {"a": 1}, {1}, np.arange(2), b"ab", 1j], ids=lambda v: type(v).__name__
+    "value",
+    [[1], (1, 2), {"a": 1}, {1}, np.arange(2), b"ab", 1j, Decimal("sNaN")],
+    ids=lambda v: type(v).__name__,
 )
 def test_cells_that_hold_several_values_are_refused_as_in_files(value):
     frame = table([value, None]).assign(x=np.arange(60) % 7)

@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,7 @@ def words(column: pd.Series) -> Words:
         codes, values = column.cat.codes.to_numpy(np.int64), dtype.categories
     elif is_object_dtype(dtype) and infer_dtype(column, skipna=True) not in PLAIN_OBJECTS:
         for row, value in zip(column.index, column, strict=True):
-            if isinstance(value, bytes | complex) or (
-                isinstance(value, Collection) and not isinstance(value, str)
-            ):
+            if _is_unfit(value):
                 raise unfit(column.name, f"{type(value).__name__} in row {_numbered(row)}")
         # Equal values of different types (1 and True) are one in a hash table.
         written = [
@@ -100,6 +99,14 @@ def unfit(name: object, what: str) -> DataError:
         f"column {name!r} must hold numbers, truth values, times or text, however it holds {what}; "
         f'drop it with data.columns = {{"{name}" = "drop"}}'
     )
+
+
+def _is_unfit(value: object) -> bool:
+    """Tell whether a value is several, such as bytes, or complex, or a signalling NaN."""
+    if isinstance(value, Decimal):
+        return value.is_snan()
+    nested = isinstance(value, Collection) and not isinstance(value, str)
+    return nested or isinstance(value, complex)
 
 
 def _numbered(row: Any) -> object:
