@@ -101,14 +101,16 @@ def predict(ref: str, data: Path, output: Path | None, registry: str, blobs: str
     from ensemble.serving import predict_file
     from zoo.registry import Registry
 
-    rows, unknown = 0, Counter[str]()
+    rows, gaps = 0, Counter[tuple[str, str]]()
     with Registry(registry, blobs, create=False) as opened:
-        for predicted, unseen in predict_file(opened, opened.run(ref), data, output):
+        for predicted, found in predict_file(opened, opened.run(ref), data, output):
             if output is None:
                 click.echo(predicted.to_csv(index=False, header=not rows), nl=False)
-            rows, unknown = rows + len(predicted), unknown + unseen
-    for column, count in unknown.items():
-        echo(f"column {column!r}: {count} cells hold values unseen in training", err=True)
+            rows += len(predicted)
+            gaps.update(found)
+    told = {"missing": "are missing", "unseen": "hold values unseen in training"}
+    for (column, what), count in gaps.items():
+        echo(f"column {column!r}: {count} cells {told[what]}", err=True)
     echo(f"{rows} rows predicted" + (f": {output}" if output else ""), err=True)
 
 

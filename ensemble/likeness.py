@@ -34,16 +34,12 @@ def same_rows(runs: Sequence[Run]) -> None:
     Raises:
         MembersError: where members have folds or draws of their own.
     """
-    first = runs[0]
-    facts = [
-        f"{run.label} has split {run.split_hash} and {first.label} has {first.split_hash}"
-        for run in runs
-        if run.split_hash != first.split_hash
-    ]
-    if facts:
+    others = [run.label for run in runs if run.split_hash != runs[0].split_hash]
+    if others:
         raise MembersError(
             "only weights of members on the same rows can be averaged, since each split has its "
-            f"own preprocessing, however {listing(facts)}; --mode predictions combines them"
+            f"own preprocessing, however {runs[0].label} and {others[0]} are in different folds or "
+            "draws; --mode predictions combines them"
         )
 
 

@@ -23,7 +23,7 @@ from zoo.data import Data, Loader, Part
 from zoo.models import restore
 from zoo.objective import objective
 from zoo.registry import Registry, Run
-from zoo.registry.records import differences
+from zoo.registry.records import changed, differences
 from zoo.sections import DataConfig, ModelConfig
 from zoo.stack import stack
 from zoo.stacked import Stacked
@@ -307,15 +307,11 @@ def refuse_unknown_data(run: Run) -> None:
 
 def _refuse_change(data: Data, run: Run) -> None:
     """Refuse data that is not what a run learnt from."""
-    for what, now, then in (
-        ("content", data.fingerprint, run.data_fingerprint),
-        ("split", data.split_hash, run.split_hash),
-    ):
-        if now != then:
-            raise MembersError(
-                f"the data must be what the members learnt from, however the {what} of {data.ref} "
-                f"was {then} and is now {now}"
-            )
+    for what, then, now in changed(data, run):
+        raise MembersError(
+            f"the data must be what the members learnt from, however the {what} of {data.ref} "
+            f"was {then} and is now {now}"
+        )
 
 
 def model_of(run: Run) -> ModelConfig:

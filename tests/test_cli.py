@@ -201,6 +201,8 @@ def test_show_gives_settings_figures_history_and_weights(zoo):
     assert shown["run"]["preprocessing"]["kind"] == "table"
     assert shown["checkpoints"][0]["kind"] == "best"
     table = zoo("show", "iris-mlp/seed=0").stdout
+    words = [line for line in table.splitlines() if "weights (" not in line]
+    assert max(map(len, words)) <= 80
     assert "optim.lr" in table
     assert "train_loss" in table
 
@@ -225,9 +227,12 @@ def test_tables_fit_a_terminal_of_80_columns(zoo, command):
 
 
 def test_a_dry_run_lists_the_runs_and_writes_nothing(zoo, tmp_path):
-    listed = rows(
-        zoo("train-many", "--data", "iris", "--seeds", "2", "--dry-run", "--format", "json")
-    )
+    done = zoo("train-many", "--data", "iris", "--seeds", "2", "--dry-run", "--format", "json")
+    listed = rows(done)
+    assert "iris: classification, 3 classes; 90 train, 30 validation, 30 test rows\n" in done.stderr
+    assert "4 numeric columns as 4 features" in done.stderr
+    folds = zoo("train-many", "--data", "iris", "--set", "data.folds=3", "--dry-run").stderr
+    assert "30 test rows for the first; each member trains on rows of its own" in folds
     assert [row["run"] for row in listed] == ["iris-mlp/seed=0", "iris-mlp/seed=1"]
     assert not list(tmp_path.iterdir())
 
@@ -252,7 +257,9 @@ def bad(*arguments: str, says: str, files: dict[str, str] | None = None, code: i
         bad("--data", "digits", "--seeds", "1,1", says="seeds: a seed may be given once"),
         bad("--data", "digits", "--seeds", "-3", says="seeds: takes a count"),
         bad("--data", "digits", "--seeds", "9" * 30, says="seeds: at most 100000"),
-        bad("--data", "digits", "--set", "model.hidden=64", says="should be a valid list"),
+        bad(
+            "--data", "digits", "--set", "model.hidden=64", says="a valid list, such as [64], howev"
+        ),
         bad("--data", "digits", "--set", "model.hidden=[999999,999999]", says="cannot be built"),
         bad("--data", "digits", "--set", "stop.mode=max", says="the mode of loss is min"),
         bad("--data", "digits", "--set", "train.batch_size=5000", says="at most the 1079 training"),
@@ -261,7 +268,7 @@ def bad(*arguments: str, says: str, files: dict[str, str] | None = None, code: i
         bad("--data", "digits", "--name", "../x", says="a name holds up to 100 letters"),
         bad("missing.toml", says="missing.toml"),
         bad("a.toml", files={"a.toml": "[data\n"}, says="is not TOML"),
-        bad(says="data: is required"),
+        bad(says="data: is required; --data names them"),
         bad(
             "--data",
             "t.csv",

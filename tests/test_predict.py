@@ -21,6 +21,8 @@ from ensemble import combine
 from ensemble.members import bench
 from ensemble.serving import predictor
 from zoo import Registry, parse, plan, train_many
+from zoo.data import load
+from zoo.sections import DataConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -148,6 +150,43 @@ def test_portions_make_one_file_that_another_process_writes_alike(
     ]
 
 
+def test_predictions_of_files_have_their_names(folder, tmp_path):
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    (tmp_path / "new").mkdir()
+    for number, pixels in enumerate(load_digits().images[:3]):
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "new" / f"{2 - number}.png")
+    (tmp_path / "new.csv").write_text("n,path\n1,new/1.png\n2,new/0.png\n")
+    names = {"new": ["0.png", "1.png", "2.png"], "new.csv": ["new/1.png", "new/0.png"]}
+    for source, files in names.items():
+        done = zoo(folder, "predict", "digits/seed=0", tmp_path / source)
+        lines = list(csv.DictReader(done.stdout.splitlines()))
+        assert [line["file"] for line in lines] == files
+        assert next(iter(lines[0])) == "file"
+
+
+def test_predictions_never_take_the_place_of_what_they_are_of(folder, tmp_path):
+    (tmp_path / "new.csv").write_text("town,area,rooms\nBonn,50,3\n")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "new.csv")
+    before = (tmp_path / "new.csv").read_text()
+    for output in ("new.csv", "link.csv"):
+        done = zoo(folder, "predict", "homes/seed=0", tmp_path / "new.csv", "-o", tmp_path / output)
+        assert done.exit_code == 2
+        assert "predictions need a file of their own" in done.stderr
+    assert (tmp_path / "new.csv").read_text() == before
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_folder_that_is_not_there_is_named(folder, tmp_path, suffix):
+    (tmp_path / "new.csv").write_text("town,area,rooms\nBonn,50,3\n")
+    output = tmp_path / "nowhere" / f"out{suffix}"
+    done = zoo(folder, "predict", "homes/seed=0", tmp_path / "new.csv", "-o", output)
+    assert done.exit_code == 2
+    assert "cannot be written: " in done.stderr
+    assert "None" not in done.stderr
+
+
 def test_what_is_missing_or_unseen_is_predicted_and_counted(folder, tmp_path):
     (tmp_path / "new.csv").write_text("town,area,rooms\nBonn,,3\nDelft,90,\n")
     done = zoo(folder, "predict", "homes/seed=0", tmp_path / "new.csv")
@@ -157,14 +196,17 @@ def test_what_is_missing_or_unseen_is_predicted_and_counted(folder, tmp_path):
     assert len(lines) == 3
     assert all(float(line[0]) > 0 for line in lines[1:])
     assert "column 'town': 1 cells hold values unseen in training" in done.stderr
+    assert "column 'area': 1 cells are missing" in done.stderr
+    assert "column 'rooms': 1 cells are missing" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("content", "arguments", "says"),
     [
-        ("area,town\n1,Aix\n", [], "'rooms' is missing"),
+        ("area,town\n1,Aix\n", [], "'rooms' is missing (there are: area, town); add it"),
         ("area,rooms,town\n", [], "no rows"),
-        ("area,rooms,town\nbig,1,Aix\n", [], "'big'"),
+        ("area,rooms,town\nbig,1,Aix\n", [], "new.csv: column 'area' must hold numbers, however"),
+        ("area,rooms,town\nbig,1,Aix\n", [], "holds 'big'; mend it, or leave a missing cell empty"),
         ("area,rooms,town\n1,1,Aix\n", ["-o", "out.xlsx"], "written as .csv or .parquet"),
     ],
 )
@@ -222,3 +264,31 @@ def test_the_housing_example_runs_from_the_shell_too(tmp_path, monkeypatch):
     before, after = (pd.read_csv(f"{name}.csv")["prediction"] for name in ("before", "after"))
     assert len(before) == len(after) == len(price)
     assert (after - price).abs().mean() <= 1.05 * (before - price).abs().mean()
+
+
+def test_members_of_a_pool_read_the_columns_that_each_learnt_from(tmp_path):
+    count = 80
+    frame = pd.DataFrame({"x": np.random.default_rng(0).normal(size=count), "code": "007"})
+    frame["y"] = frame["x"]
+    asked = {"ref": "any", "target": "y", "folds": 2, "columns": {"code": "categorical"}}
+    val = load(DataConfig(**asked, fold=0), frame).rows[1]
+    frame.loc[val[::2], "code"] = "008"  # so that the member of fold 0 knows one code alone
+    frame.loc[~frame.index.isin(val), "y"] *= 10  # and is the best
+    frame.loc[val[::2], "y"] += 5
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    asked["ref"] = str(tmp_path / "t.csv")
+    frame.loc[0, "code"] = "9"
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    with opened(tmp_path) as registry:
+        settings = {"data": asked, "seeds": 2, "train": {"epochs": 20}}
+        runs = train_many(plan(parse(settings)), registry)
+        learnt = [run.preprocessing["features"] for run in runs]
+        assert sorted(learnt, key=len) == [["x"], ["x", "code=007", "code=008"]]
+        combine(registry, runs, "predictions", name="pool")
+        pool = registry.run("pool")
+        assert pool.preprocessing["features"] == ["x"]
+        of_frame = predictor(registry, pool)(frame)
+        ((of_file, gaps),) = serving.predict_file(registry, pool, tmp_path / "new.csv", None)
+        assert len(predictor(registry, pool).members) == 2
+    pd.testing.assert_frame_equal(of_file, of_frame)
+    assert gaps == {("code", "unseen"): 1}

@@ -105,7 +105,8 @@ def choose(race: Race, engines: Engines) -> Choice:
             if wide.seconds / width > WIDER * best.seconds / len(start.stack):
                 width = len(start.stack)
     noted = [f"{name} {fact}" for name, fact in facts.items()]
-    steps = f"a step of {len(start.stack)} members: {', '.join([*noted, *figures])}"
+    many = "s" * (len(start.stack) > 1)
+    steps = f"a step of {len(start.stack)} member{many}: {', '.join([*noted, *figures])}"
     choice = Choice(best.engine.name, best.lanes, best.threads, width)
     return replace(choice, reason=f"{described(choice, race.x_KN.device)} ({steps})")
 

@@ -133,11 +133,13 @@ def train_many(
 ) -> None:
     """Train many seeds and settings at once; publish each model when it is done.
 
-    Settings come from CONFIG, a TOML file, and from options, which win.  The same command again
-    trains only what is missing.
+    Settings come from CONFIG, a TOML file, and from options, which win.  A key that is not there,
+    such as --set train.help=1, is answered by those of its section: data, model, init, optim,
+    schedule, train, stop, keep, augment.  The same command again trains only what is missing.
     """
     from zoo.config import parse
     from zoo.planning import plan
+    from zoo.progress import introduced
     from zoo.registry import Registry
     from zoo.registry.records import label
     from zoo.render import render
@@ -160,11 +162,13 @@ def train_many(
     with Registry(registry, blobs, create=False) if branches else nullcontext() as source:
         planned = plan(config_asked, source)
     if dry_run:
+        for line in introduced(planned.data):
+            echo(line, err=True)
         rows = [
             {"run": label(run.name, run.varied, run.seed), "hash": run.config_hash}
             for run in planned.requests
         ]
-        echo(render(rows, ["run", "hash"], form))
+        echo(render(rows, ["run"], form))
         return
     with Registry(registry, blobs) as opened:
         _train(planned, opened, engine, width, form)
@@ -268,7 +272,8 @@ def show(ref: str, curves: bool, output: Path | None, registry: str, blobs: str,
         text = curves_text(drawn, form, shutil.get_terminal_size().columns)
         echo(legible(text, sys.stdout.encoding))
     else:
-        echo(card(run, checkpoints, history, form))
+        width = shutil.get_terminal_size().columns
+        echo(card(run, checkpoints, history, form, width))
 
 
 COMMANDS = (train_many, continue_, list_, show)

@@ -183,8 +183,18 @@ def parse(asked: Mapping[str, Any]) -> Config:
     if len({run.hash for run, _ in cells}) < len(cells):
         raise ConfigError("grid: every value must differ, however two settings are the same")
     first, _ = cells[0]
-    name = request.name or f"{Path(first.data.ref).stem}-{usercode.title(first.model.name)}"
+    name = request.name or f"{_stem(first.data.ref)}-{usercode.title(first.model.name)}"
     return Config(name, request.seeds, tuple(cells))
+
+
+def _stem(ref: str) -> str:
+    """Return the name of a file without its endings.
+
+    >>> _stem("data/houses.csv.gz"), _stem("digits")
+    ('houses', 'digits')
+    """
+    path = Path(ref)
+    return path.with_suffix("").stem if path.suffix in settings.PACKED else path.stem
 
 
 def _validated(model: type[T], settings: Mapping[str, Any]) -> T:
@@ -202,13 +212,16 @@ def _explain(detail: Any) -> str:
             known = _keys(detail["loc"][:-1])
             return f"{key}: no such key{nearest(str(detail['loc'][-1]), known)}"
         case "missing":
-            return f"{key}: is required"
+            return f"{key}: is required" + "; --data names them" * (key in ("data", "data.ref"))
         case "union_tag_invalid":
             return f"{key}.name: no such optimiser{nearest(detail['ctx']['tag'], OPTIMISERS)}"
         case "dict_type" if key in NAMING:
             return f"{key}: is a table; did you mean {key}.{NAMING[key]}={detail['input']}?"
         case "value_error":
             return f"{key}: {detail['ctx']['error']}"
+        case "list_type" | "tuple_type":
+            given = detail["input"]
+            return f"{key}: should be a valid list, such as [{given}], however it is {given!r}"
         case _:
             fault = detail["msg"].replace("Input should", "should", 1).replace("tuple", "list")
             return f"{key}: {fault}, however it is {detail['input']!r}"

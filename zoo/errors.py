@@ -85,8 +85,13 @@ class UntrustedError(ZooError):
     exit_code = 4
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str], told: str = "known") -> str:
     """Say which of the ``known`` words was probably meant, for the end of an error message.
+
+    Args:
+        word: that was given.
+        known: the words there are.
+        told: what these are called.
 
     >>> nearest("digts", ["digits", "iris"])
     "; did you mean 'digits'? (known: digits, iris)"
@@ -96,4 +101,4 @@ def nearest(word: str, known: Iterable[str]) -> str:
     words = sorted(known)
     match = get_close_matches(word, words, n=1, cutoff=0.6)
     hint = f"; did you mean {match[0]!r}?" if match else ""
-    return f"{hint} (known: {', '.join(words)})"
+    return f"{hint} ({told}: {', '.join(words)})"

@@ -63,7 +63,7 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
     >>> options("mlp", {"hidden": 32})
     Traceback (most recent call last):
-    zoo.errors.ConfigError: model.hidden: should be a valid list, however it is 32
+    zoo.errors.ConfigError: model.hidden: should be a valid list, such as [32], however it is 32
     """
     known = _read(_find(name), name)
     values = signature.bind(known, given, name)

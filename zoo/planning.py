@@ -17,7 +17,7 @@ from zoo.data import Data, Loader
 from zoo.errors import ConfigError, MismatchError, NotFoundError, UsageError
 from zoo.exchange.reading import opened
 from zoo.registry import NewRun, Registry, Run
-from zoo.registry.records import Checkpoint, differences
+from zoo.registry.records import Checkpoint, changed, differences
 from zoo.registry.weights import decode, header
 from zoo.reports import Member
 from zoo.sections import DataConfig, InitConfig
@@ -182,15 +182,11 @@ def continuation(
 
 def _refuse_change(data: Data, parent: Run) -> None:
     """Refuse data that is not what a run to be continued learnt from."""
-    for what, theirs, ours in (
-        ("content", parent.data_fingerprint, data.fingerprint),
-        ("split", parent.split_hash, data.split_hash),
-    ):
-        if theirs != ours:
-            raise MismatchError(
-                f"{parent.label} can be continued on its own data only, however the {what} of "
-                f"{data.ref} has changed: it was {theirs} and is now {ours}"
-            )
+    for what, then, now in changed(data, parent):
+        raise MismatchError(
+            f"{parent.label} can be continued on its own data only, however the {what} of "
+            f"{data.ref} has changed: it was {then} and is now {now}"
+        )
 
 
 def _uneven(data: DataConfig, seeds: Sequence[int]) -> list[str]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from zoo.data import Data
 from zoo.printable import printable
 from zoo.reports import Epoch, Finished, Pass
 from zoo.training import Begun, Event, Noted
@@ -70,12 +71,8 @@ class Progress:
             f"{event.plan.title}: {_count(len(event.pending), 'model')} to train"
             + (f", {there} are there already" if there else "")
         )
-        rows = f"{len(data.train)} train, {len(data.val)} validation, {len(data.test)} test rows"
-        noun = "labels" if data.task == "multilabel" else "classes"
-        classes = f", {len(data.classes)} {noun}" if data.classes else ""
-        self._say(f"{data.ref}: {data.task}{classes}; {rows}")
-        for note in data.notes:
-            self._say(f"  {note}")
+        for line in introduced(data):
+            self._say(line)
         self.started = self.printed = time.monotonic()
 
     def _advance(self, event: Pass) -> None:
@@ -103,7 +100,7 @@ class Progress:
         epochs = sum(epoch.epoch for epoch in self.latest.values())
         parts = [f"{len(self.ended)} done, {running} training"]
         parts += [f"{waiting} waiting"] if waiting else []
-        parts += [f"{epochs} epochs"]
+        parts += [_count(epochs, "epoch")]
         if self.best is not None:
             parts.append(f"best {self.metric} {abs(self.best[0]):.4g}")
         parts.append(f"at most {self._left(epochs)} left")
@@ -119,6 +116,18 @@ class Progress:
         return f"{seconds // 60}:{seconds % 60:02d}"
 
 
+def introduced(data: Data) -> list[str]:
+    """Say what is learnt from, a line each: the task and the rows, then what should be known."""
+    rows = f"{len(data.train)} train, {len(data.val)} validation, {len(data.test)} test rows"
+    if data.has_own_rows:
+        rows += (
+            " for the first; each member trains on rows of its own, and all have these test rows"
+        )
+    noun = "labels" if data.task == "multilabel" else "classes"
+    classes = f", {len(data.classes)} {noun}" if data.classes else ""
+    return [f"{data.ref}: {data.task}{classes}; {rows}", *(f"  {note}" for note in data.notes)]
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
@@ -132,4 +141,4 @@ def _outcome(end: Finished, metric: str) -> str:
     if end.best is None:
         return f"diverged in epoch {end.epochs}: {end.fault}"
     best = f"best epoch {end.best.epoch}: val {metric} {end.best.val_metric:.4g}"
-    return f"{end.status} after {end.epochs} epochs; {best}, loss {end.best.val_loss:.4g}"
+    return f"{end.status} after {_count(end.epochs, 'epoch')}; {best}, loss {end.best.val_loss:.4g}"

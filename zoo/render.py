@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from textwrap import fill
 from typing import Any, Literal
 
 from tabulate import tabulate
@@ -88,8 +89,17 @@ def card(
     checkpoints: Sequence[Checkpoint],
     history: Sequence[Mapping[str, Any]],
     form: Format,
+    width: int,
 ) -> str:
-    """Write all that is known of one run; csv and markdown hold its epochs."""
+    """Write all that is known of one run; csv and markdown hold its epochs.
+
+    Args:
+        run: which.
+        checkpoints: of it.
+        history: of it, an epoch each.
+        form: see :func:`render`.
+        width: characters that lines of the table of facts should have at most.
+    """
     judged = judge(run, history) if history else None
     columns = ("epoch", "train_loss", "train_metric", "val_loss", "val_metric", "seconds")
     if form == "json":
@@ -115,7 +125,9 @@ def card(
         "data schema": run.preprocessing.get("schema", {}).get("hash"),
         "data split": run.split_hash,
         "parents": ", ".join(run.parents),
-        "trained": f"{run.epochs} epochs in {run.seconds:.1f} s" if run.seconds else "",
+        "trained": f"{run.epochs} epoch{'s' * (run.epochs != 1)} in {run.seconds:.1f} s"
+        if run.seconds
+        else "",
         "best epoch": run.best_epoch,
         "verdict": judged and judged.sentence,
         "val - train loss, best epoch": judged and judged.gap_best,
@@ -130,7 +142,9 @@ def card(
         for key, value in facts.items()
         if value not in (None, "")
     ]
-    text = tabulate(lines, tablefmt="plain", disable_numparse=True)
+    room = max(width - max(len(key) for key, _ in lines) - 2, 20)
+    told = [(key, fill(str(value), room, break_long_words=False)) for key, value in lines]
+    text = tabulate(told, tablefmt="plain", disable_numparse=True)
     return f"{text}\n\n{epochs}" if history else text
 
 

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from zoo import settings
 from zoo.section import (
+    Column,
     Count,
     Finite,
     Fraction,
@@ -37,13 +38,11 @@ class DataConfig(SplitConfig):
     target_transform: Transform = Field(
         default="none", description="of quantities with heavy tails, before they are standardised"
     )
-    image: str | None = Field(
-        default=None, description="the column of paths, for a file that names images"
-    )
+    image: Column | None = Field(default=None, description="the column of paths to images")
     size: Annotated[tuple[Side, Side], Field(strict=False)] | None = Field(
         default=None, description="height and width that files of images are resized to"
     )
-    columns: dict[str, Literal["numeric", "categorical", "boolean", "datetime", "drop"]] = Field(
+    columns: dict[Column, Literal["numeric", "categorical", "boolean", "datetime", "drop"]] = Field(
         default_factory=dict, description="what columns of a table hold; others are looked at"
     )
     scaling: Literal["standard", "robust", "quantile"] = Field(

@@ -3,6 +3,7 @@
 import math
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from zoo.errors import ConfigError
 
 MOST_SEEDS = 100_000
+PACKED = (".gz", ".bz2", ".xz", ".zst")  # endings of compressed files
 NAME_RULE = "up to 100 letters, digits, '.', '_', '+' and '-', not starting with '-'"
 DEFAULTS = {"model": "mlp", "optim": "adam"}  # the names of sections that do not give one
 WORD = r"""\s*(?:"[^"]*"|'[^']*'|[^\s,"'\[\]][^,"'\[\]]*)\s*"""
@@ -165,6 +167,15 @@ def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     return result
 
 
+def column_name(name: str) -> str:
+    """Write a column's name as all are compared: in Unicode's NFC form, any white space one space.
+
+    >>> column_name(" two  words\\n")
+    'two words'
+    """
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
 def column_names(value: object) -> object:
     """Check the names of one or several columns; a list of one is that column.
 
@@ -175,12 +186,13 @@ def column_names(value: object) -> object:
         return value
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"takes the name of a column or a list of names, however it is {value!r}")
-    twice = [name for place, name in enumerate(value) if name in value[:place]]
+    names = tuple(map(column_name, value))
+    twice = [name for place, name in enumerate(names) if name in names[:place]]
     if twice:
         raise ValueError(f"a column may be a target once, however {twice[0]!r} came twice")
-    if not value:
+    if not names:
         raise ValueError("takes the name of a column or a list of names, however it is empty")
-    return value[0] if len(value) == 1 else tuple(value)
+    return names[0] if len(names) == 1 else names
 
 
 def positive_weights(value: object) -> object:

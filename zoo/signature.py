@@ -124,7 +124,9 @@ def _fault(error: ValidationError, value: Any) -> str:
         for detail in details
         if _place(detail["loc"], value) == place
     )
-    return f"{place}: {' or '.join(rules)}, however it is {details[0]['input']!r}"
+    given = details[0]["input"]
+    example = f", such as [{given}]" * ([*rules] == ["should be a valid list"])
+    return f"{place}: {' or '.join(rules)}{example}, however it is {given!r}"
 
 
 def _place(location: tuple[int | str, ...], value: Any) -> str:

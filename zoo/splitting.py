@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from zoo.section import Count, Fraction, Section, Seed
+from zoo.section import Column, Count, Fraction, Section, Seed
 
 
 class SplitConfig(Section):
@@ -21,9 +21,9 @@ class SplitConfig(Section):
         default="random",
         description="at random, by whole groups, in the order of time, or as a column says",
     )
-    group: str | None = Field(default=None, description="the column of groups, for split group")
-    time: str | None = Field(default=None, description="the column of times, for split time")
-    part: str | None = Field(
+    group: Column | None = Field(default=None, description="the column of groups, for split group")
+    time: Column | None = Field(default=None, description="the column of times, for split time")
+    part: Column | None = Field(
         default=None, description="the column that holds train, val or test, for split column"
     )
     folds: Annotated[int, Field(ge=2)] | None = Field(
@@ -60,7 +60,9 @@ class SplitConfig(Section):
         for split, key in (("group", "group"), ("time", "time"), ("column", "part")):
             given = getattr(self, key)
             if self.split == split and given is None:
-                raise ValueError(f"split {split!r} needs a column, however {key} does not name any")
+                raise ValueError(
+                    f"split {split!r} needs a column, however none is named; set data.{key}"
+                )
             if self.split != split and given is not None:
                 raise ValueError(
                     f"{key} is for split {split!r}, however split is {self.split!r}; set both"

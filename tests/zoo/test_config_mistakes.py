@@ -76,7 +76,7 @@ MISTAKES = [
     ({"data": {"ref": "iris", "split": "grup"}}, "data.split: should be 'random', 'group'"),
     (
         {"data": {"ref": "iris", "split": "group"}},
-        "data: split 'group' needs a column, however group does not name any",
+        "data: split 'group' needs a column, however none is named; set data.group",
     ),
     (
         {"data": {"ref": "iris", "time": "day"}},

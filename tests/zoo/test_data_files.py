@@ -149,7 +149,7 @@ def test_quotes_hold_marks_lines_and_quotes_in_a_cell(tmp_path):
         "two\nlines",
     ]
     path.write_text("what,n,price\n" + rows + f"{cells[3]},1,1.5\n")
-    frame = files.read(path)
+    frame = files.read(path, {})
     assert frame["what"].tolist()[-1] == "5' 3\""
 
 

@@ -99,8 +99,25 @@ def test_new_images_need_no_labels(tmp_path):
     assert np.array_equal(read_rows(fitted, flat)[:, 0], FEW[[1, 0]])
     assert np.array_equal(read_rows(fitted, tmp_path / "new.csv")[:, 0], FEW[:2])
     other = load(DataConfig(**write(tmp_path, "npz", FEW, FEW_LABELS))).preprocessing
-    with pytest.raises(DataError, match="holds a table"):
+    assert np.array_equal(read_rows(other, tmp_path / "new.csv")[:, 0], FEW[:2])
+    (tmp_path / "new.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(DataError, match="one column of their paths, however no column holds paths"):
         read_rows(other, tmp_path / "new.csv")
+    (tmp_path / "new.csv").write_text("fil\nflat/b.png\n")
+    with pytest.raises(DataError, match=r"'file' is missing; did you mean 'fil'\?"):
+        read_rows(fitted, tmp_path / "new.csv")
+    Image.fromarray(FEW[1][:4]).save(flat / "low.png")
+    with pytest.raises(DataError, match=r"low\.png is 8 x 4; resize them to 8 x 8, as those that"):
+        read_rows(other, flat)
+    table = load(DataConfig(ref="iris")).preprocessing
+    with pytest.raises(DataError, match=r"new\.npz: must be a table, as was learnt from, however"):
+        read_rows(table, tmp_path / "new.npz")
+
+
+def test_a_column_of_paths_that_is_not_named_is_pointed_out(tmp_path):
+    config = write(tmp_path, "paths", FEW, FEW_LABELS)
+    assert 'data.image = "file" learns from the images' in refusal(**config | {"image": None})
+    assert "data.image must be a column of" in refusal(**config | {"image": "fil"})
 
 
 def test_mnist_is_held_as_bytes_and_prepared_as_it_was_in_double_precision():

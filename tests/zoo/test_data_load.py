@@ -196,11 +196,12 @@ def test_copies_of_a_row_never_come_into_two_parts(csv):
 
 
 def test_the_row_numbers_pandas_writes_are_not_learnt_from(tmp_path):
-    frame = pd.DataFrame({"x": np.arange(40) % 5, "y": ["a", "b"] * 20})
-    frame.to_csv(tmp_path / "t.csv")
-    data = load(DataConfig(ref=str(tmp_path / "t.csv"), target="y"))
-    assert data.preprocessing["features"] == ["x"]
-    assert "only numbers the rows" in data.notes[0]
+    frame = pd.DataFrame({"x": np.arange(40) % 20, "y": ["a", "b"] * 20})
+    for rows in (frame, *(frame.sample(frac=share, random_state=0) for share in (1, 0.8))):
+        rows.to_csv(tmp_path / "t.csv")
+        data = load(DataConfig(ref=str(tmp_path / "t.csv"), target="y", task="classification"))
+        assert data.preprocessing["features"] == ["x"]
+        assert any("'Unnamed: 0' was dropped: it is like an identifier" in n for n in data.notes)
 
 
 def test_semicolons_tabs_spaces_and_quotes_are_read(csv):

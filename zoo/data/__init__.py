@@ -6,7 +6,9 @@ Everything fitted is plain JSON in :attr:`Data.preprocessing`; :func:`apply` tur
 tensors with it, by the very code that prepared the validation and test rows.
 """
 
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from torch import Tensor
 
 from zoo.data import arrow, builtin, files, images, making, sources, tabular
 from zoo.data.dataset import Data, Part, Source
+from zoo.data.opening import naming
+from zoo.data.sharing import columns
 from zoo.errors import DataError, nearest
 from zoo.sections import DataConfig
 
@@ -25,6 +29,7 @@ __all__ = [
     "Part",
     "Source",
     "apply",
+    "apply_counting",
     "load",
     "open_source",
     "read_chunks",
@@ -71,27 +76,26 @@ def open_source(config: DataConfig, frame: Any = None) -> Source:
     >>> [len(source.data(fold).val) for fold in range(4)]
     [30, 31, 30, 29]
     """
-    if frame is not None:
-        _refuse_image_keys(config)
-        table = arrow.from_python(frame, config.columns, config.ref)
-    elif config.ref in builtin.IMAGES:
+    built_in = frame is None and config.ref in (*builtin.IMAGES, *builtin.TABLES)
+    if built_in and config.ref in builtin.IMAGES:
         return making.pictures(config, _built_in(config))
-    elif config.ref in builtin.TABLES:
-        _refuse_image_keys(config)
-        table = arrow.from_python(builtin.TABLES[config.ref](), config.columns, config.ref)
-        return making.table(config, table, config.target or "target")
-    else:
-        path = _path(config.ref)
-        if sources.kind(path, config.image):
-            return making.pictures(config, sources.read(config, path))
-        _refuse_image_keys(config)
-        table = files.read(path, config.columns)
-    if config.target is None:
-        raise DataError(
-            f"data.target must name the column to predict, however it is not given for "
-            f"{config.ref}; its columns are {', '.join(map(repr, table.columns))}"
-        )
-    return making.table(config, table, config.target)
+    path = _path(config.ref) if frame is None and not built_in else None
+    if path and sources.kind(path, config.image):
+        return making.pictures(config, sources.read(config, path))
+    _refuse_image_keys(config)
+    target = config.target or ("target" if built_in else None)
+    with naming(path) if path else nullcontext():
+        if path:
+            table = files.read(path, config.columns, _texts(config))
+        else:
+            rows = builtin.TABLES[config.ref]() if built_in else frame
+            table = arrow.from_python(rows, config.columns, config.ref, _texts(config))
+        if target is None:
+            raise DataError(
+                f"data.target must name the column to predict, however it is not given for "
+                f"{config.ref}; its columns are {', '.join(map(repr, table.columns))}"
+            )
+        return making.table(config, table, target)
 
 
 class Loader:
@@ -136,8 +140,21 @@ def apply(preprocessing: dict[str, Any], rows: Any) -> Tensor:
     Raises:
         DataError: a column is missing, a cell cannot be read, or a shape differs.
     """
+    return apply_counting(preprocessing, rows)[0]
+
+
+def apply_counting(preprocessing: dict[str, Any], rows: Any) -> tuple[Tensor, tabular.Gaps]:
+    """Prepare new rows as :func:`apply` does.
+
+    Returns:
+        float32 (N, *shape); and how many cells of which column are missing, or hold a category that
+        was not there in training (unseen).
+
+    Raises:
+        DataError: as by :func:`apply`.
+    """
     if preprocessing["kind"] == "images":
-        return images.apply(preprocessing, rows)
+        return images.apply(preprocessing, rows), Counter()
     return tabular.apply(preprocessing, rows)
 
 
@@ -152,7 +169,7 @@ def read_rows(preprocessing: dict[str, Any], path: Path) -> pd.DataFrame | npt.N
         DataError: the file cannot be read, or holds a table where the data learnt from were images.
     """
     if preprocessing["kind"] == "images":
-        return sources.rows(preprocessing, path)
+        return sources.rows(preprocessing, path)[0]
     portions = list(read_chunks(preprocessing, path, rows=1 << 30))
     return portions[0] if len(portions) == 1 else pd.concat(portions)
 
@@ -170,9 +187,12 @@ def read_chunks(
     Raises:
         DataError: the file cannot be read.
     """
-    columns = preprocessing["columns"]
-    kinds = {c["name"]: c["kind"] for c in columns if c["kind"] != "empty"}
-    as_written = [c["name"] for c in columns if c.get("as_written")]
+    if sources.kind(path):
+        raise DataError(
+            f"{path}: must be a table, as was learnt from, however by its name it holds images"
+        )
+    kinds = {column["name"]: column["kind"] for column in preprocessing["columns"]}
+    as_written = [c["name"] for c in preprocessing["columns"] if c.get("as_written")]
     return files.chunks(path, kinds, as_written, rows)
 
 
@@ -189,6 +209,12 @@ def _path(ref: str) -> Path:
             f"is neither{nearest(ref, known)}"
         )
     return path
+
+
+def _texts(config: DataConfig) -> list[str]:
+    """Name the columns whose cells are names, even if they look like numbers."""
+    classes = config.task in ("classification", "multilabel") and isinstance(config.target, str)
+    return [*columns(config), *([str(config.target)] if classes else [])]
 
 
 def _refuse_image_keys(config: DataConfig) -> None:

@@ -115,7 +115,9 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         raise DataError(f"{path}: must fit into memory, however it does not") from None
     except Exception as error:  # a damaged file may raise anything in the library that reads it
         fault = " ".join(str(error).split()) or repr(error)
-        raise DataError(f"{str(path)!r}: is not {kind}: {fault}") from None
+        raise DataError(
+            f"{str(path)!r}: is not {kind}, or damaged: {fault}; write or copy it again"
+        ) from None
 
 
 def _array(place: str, file: IO[bytes], stored: int) -> Array:

@@ -16,7 +16,9 @@ import pyarrow as pa
 
 from zoo.data import cells
 from zoo.data.cells import Kind
+from zoo.data.words import Words, distinct, unfit
 from zoo.errors import DataError, nearest
+from zoo.settings import column_name
 
 # What a delimited file writes for a missing value, as pandas reads it.
 _HASHES = ("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN")
@@ -36,7 +38,8 @@ def from_table(
 
     Args:
         table: is emptied on the way where nobody else holds it.
-        declared: name -> what the column holds, or ``drop``; others are looked at.
+        declared: name -> what the column holds, ``empty`` if that does not matter, or ``drop``;
+            others are looked at.
         na: words that mean a missing value.
         as_written: columns in which they do not.
         first: the number of the first row, for errors.
@@ -51,45 +54,67 @@ def from_table(
     kept: dict[str, pd.Series] = {}
     for name in names:
         column = columns.pop(0)
-        if declared.get(name) == "drop" or PANDAS_INDEX.fullmatch(name):
-            continue
         wanted: Any = declared.get(name)
+        if wanted == "drop" or PANDAS_INDEX.fullmatch(name):
+            continue
+        if wanted == "empty":
+            kept[name] = pd.Series(np.nan, rows, name=name)
+            continue
         kept[name] = _series(column, name, rows, wanted, () if name in as_written else na)
     return pd.DataFrame(kept, index=rows, copy=False)
 
 
+def as_table(frame: Any) -> pa.Table:
+    """Return a frame with Arrow's interface, ``__arrow_c_stream__``, as a table.
+
+    Raises:
+        DataError: it is none.
+
+    >>> as_table({"x": [1.0, None]})
+    Traceback (most recent call last):
+    zoo.errors.DataError: a table from Python must be a frame of pandas, polars or Arrow, however \
+it is a dict
+    """
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise DataError(
+            "a table from Python must be a frame of pandas, polars or Arrow, however it is a "
+            f"{type(frame).__name__}"
+        )
+    return pa.table(frame)
+
+
+def only(table: pa.Table, names: Collection[str]) -> pa.Table:
+    """Keep the columns of some names; what others hold does not matter then.
+
+    Raises:
+        DataError: one is missing.
+    """
+    written = names_of(table.column_names)
+    check_needed(names, written)
+    return table.select([place for place, name in enumerate(written) if name in names])
+
+
 def from_python(
-    frame: Any, declared: Mapping[str, str] | None = None, ref: str | None = None
+    frame: Any, declared: Mapping[str, str], ref: str, text: Collection[str] = ()
 ) -> pd.DataFrame:
     """Return the columns of a frame of pandas, polars or Arrow as this package keeps them.
 
     Rows are numbered anew.
 
     Args:
-        frame: anything with Arrow's interface, such as ``__arrow_c_stream__``, or of pandas.
-        declared: see :func:`from_table`.
-        ref: what to call the frame, where every declared column must be there.
+        frame: of pandas, or see :func:`as_table`.
+        declared: see :func:`from_table`; every column must be there.
+        ref: what to call the frame.
+        text: other columns, whose cells are names even if they look like numbers.
 
     Raises:
         DataError: it is no frame; see also :func:`from_table`.
-
-    >>> from_python({"x": [1.0, None]})
-    Traceback (most recent call last):
-    zoo.errors.DataError: a table from Python must be a frame of pandas, polars or Arrow, however \
-it is a dict
     """
-    declared = declared or {}
-    if not isinstance(frame, pd.DataFrame):
-        if not hasattr(frame, "__arrow_c_stream__"):
-            raise DataError(
-                "a table from Python must be a frame of pandas, polars or Arrow, however it is a "
-                f"{type(frame).__name__}"
-            )
-        frame = pa.table(frame)
     is_pandas = isinstance(frame, pd.DataFrame)
+    frame = frame if is_pandas else as_table(frame)
     names = names_of(frame.columns if is_pandas else frame.column_names)
-    if ref is not None:
-        check_declared(declared, names, ref)
+    check_declared(declared, names, ref)
+    declared = {**dict.fromkeys(text, "categorical"), **declared}
     if not is_pandas:
         return from_table(frame, declared)
     rows = pd.RangeIndex(len(frame))
@@ -106,7 +131,7 @@ def series(column: pd.Series, wanted: Kind | None = None) -> pd.Series:
     """Return a column of any type of pandas as this package keeps it.
 
     >>> series(pd.Series([1, None], dtype="int64[pyarrow]")).tolist()
-    [1.0, nan]
+    [1, <NA>]
     """
     if isinstance(column.dtype, pd.ArrowDtype):
         values = pa.chunked_array(column.array.__arrow_array__())
@@ -117,13 +142,12 @@ def series(column: pd.Series, wanted: Kind | None = None) -> pd.Series:
 
 
 def names_of(names: Iterable[object]) -> list[str]:
-    """Return column names in Unicode's NFC form, any white space in them one space.
+    """Return column names as :func:`zoo.settings.column_name` writes them, blank ones numbered.
 
     Raises:
         DataError: two are the same.
     """
-    written = [" ".join(unicodedata.normalize("NFC", str(name)).split()) for name in names]
-    written = [name or f"Unnamed: {i}" for i, name in enumerate(written)]
+    written = [column_name(str(name)) or f"Unnamed: {i}" for i, name in enumerate(names)]
     twice = [name for name, count in Counter(written).items() if count > 1]
     if twice:
         raise DataError(
@@ -147,6 +171,20 @@ def check_declared(declared: Mapping[str, str], names: Collection[str], ref: str
             )
 
 
+def check_needed(needed: Iterable[str], names: Collection[str]) -> None:
+    """Refuse new rows that lack a column that was learnt from.
+
+    Raises:
+        DataError: naming the first such column, and the one that was probably meant.
+    """
+    for name in needed:
+        if name not in names:
+            raise DataError(
+                f"every column that was learnt from is needed, however {name!r} is missing"
+                f"{nearest(name, names, 'there are')}; add it"
+            )
+
+
 def _series(
     column: pa.ChunkedArray, name: str, rows: pd.Index, wanted: Kind | None, na: Collection[str]
 ) -> pd.Series:
@@ -161,7 +199,9 @@ def _series(
     if pa.types.is_null(kind):
         values = np.full(len(column), np.nan)
     elif pa.types.is_integer(kind):
-        values = column.to_numpy()
+        gaps = column.is_null().to_numpy()
+        values = column.fill_null(0).to_numpy()  # float64 does not tell large ones apart
+        values = pd.arrays.IntegerArray(values, gaps) if gaps.any() else values
     elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         values = column.cast(pa.float64(), safe=False).to_numpy()
     elif pa.types.is_boolean(kind):
@@ -170,17 +210,18 @@ def _series(
         values = pd.arrays.BooleanArray(values, gaps) if gaps.any() else values
     elif pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         zone = getattr(kind, "tz", None)
-        target = pa.timestamp("us", zone)
-        values = column.cast(target, safe=False).cast(pa.timestamp("us")).to_numpy()
+        is_finer = getattr(kind, "unit", "") == "ns"  # and is cut; all others must fit
+        try:
+            exact = column.cast(pa.timestamp("us", zone), safe=not is_finer)
+        except pa.ArrowInvalid:
+            raise cells.too_far(name) from None
+        values = exact.cast(pa.timestamp("us")).to_numpy()
         values = pd.Series(values).dt.tz_localize("UTC").array if zone else values
     elif pa.types.is_duration(kind):
         seconds = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}[kind.unit]
         values = column.cast(pa.int64()).cast(pa.float64(), safe=False).to_numpy() / seconds
     else:
-        raise DataError(
-            f"column {name!r} must hold numbers, truth values, times or text, however it holds "
-            f'{kind}; drop it with data.columns = {{"{name}" = "drop"}}'
-        )
+        raise unfit(name, str(kind))
     return cells.canonical(pd.Series(values, rows, name=name, copy=False), wanted)
 
 
@@ -188,14 +229,14 @@ def _is_text(kind: pa.DataType) -> bool:
     return kind in (pa.string(), pa.large_string(), pa.string_view())
 
 
-def _words(column: pa.ChunkedArray, name: str, rows: pd.Index, na: Collection[str]) -> cells.Words:
+def _words(column: pa.ChunkedArray, name: str, rows: pd.Index, na: Collection[str]) -> Words:
     """Return text cells, each distinct word looked at once."""
     if column.type == pa.string_view():
         column = column.cast(pa.large_string())
     coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     coded = coded.unify_dictionaries()
     if not coded.num_chunks:
-        return cells.Words(name, np.empty(0, np.int64), [], rows)
+        return Words(name, np.empty(0, np.int64), [], rows)
     codes = np.concatenate(
         [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in coded.chunks]
     )
@@ -205,4 +246,4 @@ def _words(column: pa.ChunkedArray, name: str, rows: pd.Index, na: Collection[st
     else:
         words = [word and unicodedata.normalize("NFC", word).strip() for word in words]
     known = [None if not word or word in na else word for word in words]
-    return cells.distinct(name, codes, known, rows)
+    return distinct(name, codes, known, rows)

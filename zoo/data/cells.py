@@ -1,22 +1,21 @@
 """What the cells of one column are: numbers, truth values, times, or text.
 
-A column comes in as anything pandas can hold, and is kept as one of four: numbers (numpy), truth
-values (``bool``, or ``boolean`` with gaps), times (``datetime64[us]``, with UTC where they had a
-zone), or text (``category`` of words in Unicode's NFC form, without space around them).
+A column comes in as anything pandas can hold, and is kept as one of four: numbers (float64, or
+integers of any width, with gaps too), truth values (``bool``, or ``boolean`` with gaps), times
+(``datetime64[us]``, with UTC where they had a zone), or text (``category`` of words in Unicode's
+NFC form, without space around them).
 """
 
 import re
-import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-from pandas.api.types import infer_dtype, is_bool_dtype, is_numeric_dtype, is_object_dtype
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from zoo.data.words import Words, row_number, words
 from zoo.errors import DataError
 
 Kind = Literal["numeric", "boolean", "datetime", "categorical"]
@@ -27,39 +26,28 @@ NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 TIME = re.compile(
     r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d{1,9})?)?)?(?P<zone>Z|[-+]\d\d(:?\d\d)?)?)?"
 )
+# What most likely is a time or a number, but can be read in two ways; and what to write instead.
+AMBIGUOUS = {
+    re.compile(r"(\d\d?([./-])\d\d?\2\d{4}|\d{4}([./])\d\d?\3\d\d?)([ T].*)?"): (
+        "times are written as 2024-02-29 or 2024-02-29T12:30"
+    ),
+    re.compile(r"[-+]?(\d+(\.\d{3})*(,\d+)?|\d{1,3}(,\d{3})+(\.\d+)?|\d+\.\d+)"): (
+        "numbers are written with a decimal point and no other mark, as 1234.5"
+    ),
+}
 LARGEST = 1e100  # squares of larger numbers leave double precision
 CONSTANT = 1e-13  # a smaller deviation, relative to the values, is rounding
 TRUTH = {"true": 1.0, "false": 0.0}
 SPELLINGS = TRUTH | {"1": 1.0, "0": 0.0, "yes": 1.0, "no": 0.0, "y": 1.0, "n": 0.0}
 FEW = 0.1  # a smaller share of other words among numbers is a fault and not a category
-PLAIN_OBJECTS = ("string", "empty", "integer", "floating", "boolean")
-
-
-@dataclass(frozen=True)
-class Words:
-    """The cells of a column as text.
-
-    Attributes:
-        codes: int64 (N,) the place of each cell's word in ``words``; -1 where it is missing.
-        words: distinct.
-        rows: the labels of the rows, for errors.
-    """
-
-    name: str
-    codes: IntArray
-    words: Sequence[str]
-    rows: pd.Index
-
-    def row_of(self, word: str) -> object:
-        """Number the first row that holds a word."""
-        return row_number(self.rows, self.codes == list(self.words).index(word))
 
 
 def kind(column: pd.Series) -> Kind:
     """Tell what a column holds, by all of its cells that are not missing.
 
     Raises:
-        DataError: it holds many numbers and a few cells that are none, such as ``?``.
+        DataError: it holds many numbers and a few cells that are none, such as ``?``; or numbers
+            and times that can be read in two ways, such as ``1,5`` and ``3/4/2024``.
 
     >>> kind(pd.Series([1, 2, None])), kind(pd.Series(["a", "1"])), kind(pd.Series([True, None]))
     ('numeric', 'categorical', 'boolean')
@@ -82,12 +70,18 @@ def kind_of_words(cells: Words) -> Kind:
                 break
     if not strays:
         return "numeric"
+    for pattern, rule in AMBIGUOUS.items():
+        if all(map(pattern.fullmatch, cells.words)):
+            raise DataError(
+                f"column {cells.name!r}: {rule}, however row {cells.row_of(strays[0])} holds "
+                f"{strays[0]!r}; write it so, or declare it categorical or drop in data.columns"
+            )
     if count - len(strays) > 20 and len(strays) < FEW * count:
         stray = min(strays)
         raise DataError(
             f"column {cells.name!r}: a column holds numbers or text, however row "
             f"{cells.row_of(stray)} holds {stray!r} among numbers; leave a missing cell empty, or "
-            "say in data.columns that it is categorical"
+            "say in data.columns that it is categorical (of a target, data.task = classification)"
         )
     return "datetime" if all(map(TIME.fullmatch, cells.words)) else "categorical"
 
@@ -109,13 +103,12 @@ def canonical(column: pd.Series, wanted: Kind | None = None) -> pd.Series:
     if found is None:
         return from_words(words(column), wanted)
     chosen = wanted or found
-    plain = isinstance(column.dtype, np.dtype)
     if chosen == "numeric":
-        if plain and (column.dtype == np.float64 or column.dtype.kind in "iu"):
+        if column.dtype == np.float64 or column.dtype.kind in "iu":
             return column
         return pd.Series(numbers(column), column.index, name=column.name)
     if chosen == "boolean":
-        return column if plain and column.dtype == np.bool_ else _truths(words(column))
+        return column if column.dtype == np.bool_ else _truths(words(column))
     if chosen == "datetime":
         return times(column)
     return _text(words(column))
@@ -133,50 +126,6 @@ def from_words(cells: Words, wanted: Kind | None = None) -> pd.Series:
             return _timed(cells)
         case _:
             return _text(cells)
-
-
-def words(column: pd.Series) -> Words:
-    """Return the cells as words; whole numbers are written without a fraction.
-
-    >>> words(pd.Series([1.0, None, 2.5, 1])).words
-    ['1', '2.5']
-    """
-    dtype = column.dtype
-    if isinstance(dtype, pd.CategoricalDtype):
-        codes, values = column.cat.codes.to_numpy(np.int64), dtype.categories
-    elif is_object_dtype(dtype) and infer_dtype(column, skipna=True) not in PLAIN_OBJECTS:
-        # Equal values of different types (1 and True) are one in a hash table, and lists fit none.
-        written = [
-            None if gap else _word(value)
-            for value, gap in zip(column, pd.isna(column).to_numpy(), strict=True)
-        ]
-        codes, values = pd.factorize(np.array([*written, None], dtype=object)[:-1])
-    else:
-        codes, values = pd.factorize(column)
-    return distinct(str(column.name), codes, list(map(_word, values)), column.index)
-
-
-def distinct(
-    name: str, codes: npt.NDArray[Any], words: Sequence[str | None], rows: pd.Index
-) -> Words:
-    """Return cells whose words, once written alike, may be the same or none."""
-    known = dict.fromkeys(word for word in words if word is not None)
-    if len(known) < len(words):
-        places = {word: place for place, word in enumerate(known)}
-        moved = [-1 if word is None else places[word] for word in words]
-        codes = np.array([*moved, -1], dtype=np.int64)[codes]
-    return Words(name, codes.astype(np.int64, copy=False), list(known), rows)
-
-
-def text(column: pd.Series) -> npt.NDArray[np.object_]:
-    """Return the cells as text (N,), None where missing; whole numbers without a fraction.
-
-    >>> text(pd.Series([1.0, None, 2.5])).tolist(), text(pd.Series([" a", True])).tolist()
-    (['1', None, '2.5'], ['a', 'True'])
-    """
-    cells = words(column)
-    written: npt.NDArray[np.object_] = np.array([*cells.words, None], dtype=object)[cells.codes]
-    return written
 
 
 def missing(column: pd.Series) -> npt.NDArray[np.bool_]:
@@ -219,13 +168,18 @@ def times(column: pd.Series) -> pd.Series:
     if column.dtype.kind != "M":
         return _timed(words(column))
     zoned = getattr(column.dtype, "tz", None) is not None
-    return (column.dt.tz_convert("UTC") if zoned else column).dt.as_unit("us")
+    try:
+        return (column.dt.tz_convert("UTC") if zoned else column).dt.as_unit("us")
+    except pd.errors.OutOfBoundsDatetime:
+        raise too_far(column.name) from None
 
 
-def row_number(rows: pd.Index, where: npt.NDArray[np.bool_]) -> object:
-    """Number the first row where something is, from 1 below the header."""
-    label = rows[int(np.argmax(where))]
-    return label + 1 if isinstance(label, int | np.integer) else label
+def too_far(name: object) -> DataError:
+    """Return the error for a column of times that microseconds cannot count."""
+    return DataError(
+        f"column {name!r} must hold times from the year -290,307 to 294,246, however some are "
+        "beyond; leave these cells empty"
+    )
 
 
 def _kind_of_type(column: pd.Series) -> Kind | None:
@@ -240,17 +194,6 @@ def _kind_of_type(column: pd.Series) -> Kind | None:
     return "numeric" if numeric or column.dtype.kind == "m" else None
 
 
-def _word(value: Any) -> str | None:
-    """Write a value as a word, or None where nothing is left of it."""
-    if isinstance(value, float | np.floating):
-        number = float(value)
-        return str(int(number)) if number.is_integer() else repr(number)
-    word = str(value)
-    if not word.isascii():
-        word = unicodedata.normalize("NFC", word.encode("utf-8", "backslashreplace").decode())
-    return word.strip() or None
-
-
 def _valued(cells: Words, kind: Kind) -> FloatArray:
     """Return the number or the truth value of every cell."""
     values = np.full(len(cells.words) + 1, np.nan)
@@ -260,7 +203,7 @@ def _valued(cells: Words, kind: Kind) -> FloatArray:
             wanted = "True or False" if kind == "boolean" else "numbers"
             raise DataError(
                 f"column {cells.name!r} must hold {wanted}, however row {cells.row_of(word)} "
-                f"holds {word!r}"
+                f"holds {word!r}; mend it, or leave a missing cell empty"
             )
         values[place] = value
     return values[cells.codes]
@@ -317,7 +260,7 @@ def _timed(cells: Words) -> pd.Series:
         word = next(word for word in cells.words if not _is_time(word))
         raise DataError(
             f"column {cells.name!r} must hold times such as 2024-02-29 or 2024-02-29T12:30:00Z, "
-            f"however row {cells.row_of(word)} holds {word!r}"
+            f"however row {cells.row_of(word)} holds {word!r}; mend or empty it"
         ) from None
     taken = values.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False)[cells.codes]
     column = pd.Series(taken, cells.rows, name=cells.name)

@@ -61,6 +61,11 @@ class Data:
         return str(self.preprocessing.get("common_split", self.split_hash))
 
     @property
+    def has_own_rows(self) -> bool:
+        """Whether other members have other training and validation rows: folds, or draws."""
+        return "common_split" in self.preprocessing
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
         return tuple(self.train.x.shape[1:])

@@ -8,7 +8,7 @@ misread is gone through again row by row, which finds the fault or writes the ro
 import csv
 import io
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from zoo.errors import DataError
 
 MARKS = ",;\t|"
 HEAD = 1 << 22  # bytes within which the header must end
+LONGEST = 1 << 24  # bytes; a row that seems longer has a quote that is not closed
 MOST_WORDS = 2**31 - 1
 TEXT = pa.dictionary(pa.int32(), pa.string())
 
@@ -87,6 +88,46 @@ def delimiter(head: str) -> str:
     return max(best, key=lambda mark: best[mark], default=",")
 
 
+def whole_rows(path: Path, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Cut text where rows end: within quotes, a line may end and the row go on.
+
+    Args:
+        path: for errors.
+        blocks: UTF-8, whole lines that end in ``\\n``, from the header on.
+
+    Raises:
+        DataError: a row does not end.
+
+    >>> list(whole_rows(Path("t.csv"), [b'a,b\\n1,"x\\n', b'y"\\n2,5" pipe\\n']))
+    [b'a,b\\n', b'1,"x\\ny"\\n2,5" pipe\\n']
+    """
+    rows, rest, line = None, b"", 1
+    for block in blocks:
+        block = rest + block
+        rows = rows or _rows(delimiter(block[:HEAD].decode("utf-8", "ignore")))
+        end = rows.match(block).end() if b'"' in block else len(block)
+        whole, rest = block[:end], block[end:]
+        line += whole.count(b"\n")
+        if len(rest) > LONGEST:
+            raise DataError(
+                f"{path}: line {line} is not CSV: a quote is opened there and not closed within "
+                f"{LONGEST >> 20} MiB"
+            )
+        if whole:
+            yield whole
+    if rest:
+        yield rest
+
+
+def _rows(mark: str) -> Any:
+    """Return the pattern of as many whole rows as there are; it never goes back a step.
+
+    Only a quote at the beginning of a cell, perhaps after spaces, opens one.
+    """
+    cell = rf' *+(?:"(?:[^"]++|"")*+"|(?!"))[^{re.escape(mark)}\n]*+'
+    return re.compile(rf"(?:{cell}(?:{re.escape(mark)}{cell})*+\n)*+".encode())
+
+
 def parse(
     form: Layout,
     block: bytes,
@@ -129,11 +170,18 @@ def parse(
         except pa.ArrowInvalid as error:
             fault = str(error).split("\n")[0][:200]
             raise DataError(f"{form.path}: is not a CSV file: {fault}") from None
-    # A time of day would not be written as it was.
-    again = [field.name for field in table.schema if pa.types.is_time(field.type)]
-    for name in again:
-        column = _read(form, block, start, {name: TEXT}, [name]).column(0)
-        table = table.set_column(table.column_names.index(name), name, column)
+    # A time of day would not be written as it was, and 0x1F would be a number.
+    has_hex = block.find(b"0x", start) >= 0 or block.find(b"0X", start) >= 0
+    again = [
+        field.name
+        for field in table.schema
+        if pa.types.is_time(field.type) or (has_hex and pa.types.is_integer(field.type))
+    ]
+    if again:
+        words = _read(form, block, start, dict.fromkeys(again, TEXT), again)
+        for name in again:
+            place = table.column_names.index(name)
+            table = table.set_column(place, name, words.column(name))
     return table
 
 

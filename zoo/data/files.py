@@ -5,8 +5,8 @@ at once by :func:`read`, and portion by portion by :func:`chunks`; the cells are
 """
 
 import io
-from collections.abc import Collection, Iterator, Mapping
-from itertools import chain
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ from zoo.data import arrow, delimited
 from zoo.data.arrow import NA
 from zoo.data.opening import PORTION, opened, portions
 from zoo.errors import DataError
+from zoo.settings import PACKED
 
 Format = Literal["text", "json", "parquet", "arrow", "stream"]
 JSON = (".json", ".jsonl", ".ndjson")
@@ -29,7 +30,7 @@ MAGIC: dict[bytes, Format] = {
 }
 
 
-def read(path: Path, declared: Mapping[str, str] | None = None) -> pd.DataFrame:
+def read(path: Path, declared: Mapping[str, str], text: Collection[str] = ()) -> pd.DataFrame:
     """Read a table with named columns, each kept as :mod:`zoo.data.cells` says.
 
     Names are in Unicode's NFC form, any white space in them one space.  In delimited text, empty
@@ -40,12 +41,13 @@ def read(path: Path, declared: Mapping[str, str] | None = None) -> pd.DataFrame:
             Parquet, Arrow or Feather; also compressed by gzip, bzip2, xz or zstd.
         declared: column -> ``numeric``, ``categorical``, ``boolean``, ``datetime`` or ``drop``;
             a categorical one is left as it is written (``007`` stays ``007``, ``NA`` stays ``NA``).
+        text: other columns, whose cells are names even if they look like numbers; ``NA`` is none.
 
     Raises:
         DataError: naming the file, the line and the fault.
     """
-    declared = declared or {}
-    text = [name for name, kind in declared.items() if kind == "categorical"]
+    kinds = {**dict.fromkeys(text, "categorical"), **declared}
+    words = [name for name, kind in kinds.items() if kind == "categorical"]
     with opened(path) as stream:
         form = _format(path, stream)
         if form == "text":
@@ -54,17 +56,18 @@ def read(path: Path, declared: Mapping[str, str] | None = None) -> pd.DataFrame:
             names = outline.names
             dropped = [name for name, kind in declared.items() if kind == "drop"]
             table = delimited.parse(
-                outline, content, outline.start, text=text, dropped=dropped, line=outline.line
+                outline, content, outline.start, text=words, dropped=dropped, line=outline.line
             )
             del content
         else:
-            table = next(_tables(path, stream, form, text, None), pa.table({}))
+            table = next(_tables(path, stream, form, words, None), pa.table({}))
             names = arrow.names_of(table.column_names)
     arrow.check_declared(declared, names, str(path))
     _refuse_empty(path, table.num_rows)
     kept = [table]
     del table
-    return arrow.from_table(kept.pop(), declared, NA if form == "text" else (), text)
+    as_written = [name for name in words if name in declared]
+    return arrow.from_table(kept.pop(), kinds, NA if form == "text" else (), as_written)
 
 
 def chunks(
@@ -74,7 +77,8 @@ def chunks(
 
     Args:
         path: see :func:`read`.
-        kinds: column -> what it holds; other columns of delimited text are text.
+        kinds: column -> what it holds, or ``empty`` if that does not matter; other columns are
+            ignored.
         as_written: those of them in which ``NA`` and the like are no missing values.
         rows: the most rows of a portion.
 
@@ -83,45 +87,35 @@ def chunks(
     """
     first = 0
     text = [name for name, kind in kinds.items() if kind == "categorical"]
-    numbers = [name for name, kind in kinds.items() if kind == "numeric"]
     with opened(path) as stream:
         form = _format(path, stream)
         if form == "text":
-            tables, na = _rows_of_text(path, stream, numbers), NA
+            tables, na = _rows_of_text(path, stream, kinds), NA
         else:
             tables, na = _tables(path, stream, form, text, rows), frozenset()
-        for table in tables:
-            frame = arrow.from_table(table, kinds, na, as_written, first)
+        for table in _completed(tables, kinds) if form == "json" else tables:
+            frame = arrow.from_table(arrow.only(table, kinds), kinds, na, as_written, first)
             first += len(frame)
             yield from (frame.iloc[i : i + rows] for i in range(0, len(frame), rows))
     _refuse_empty(path, first)
 
 
-def row_numbers(frame: pd.DataFrame) -> str | None:
-    """Name the unnamed first column if it counts the rows, as ``DataFrame.to_csv`` writes it.
-
-    >>> row_numbers(pd.DataFrame({"Unnamed: 0": [0, 1, 2], "x": [5, 5, 7]}))
-    'Unnamed: 0'
-    """
-    if not len(frame.columns) or frame.columns[0] != "Unnamed: 0":
-        return None
-    first = frame.iloc[:, 0]
-    counts = any(first.equals(pd.Series(range(s, s + len(first)))) for s in (0, 1))
-    return str(first.name) if counts else None
-
-
 def _rows_of_text(
-    path: Path, stream: io.BufferedReader, numbers: Collection[str]
+    path: Path, stream: io.BufferedReader, kinds: Mapping[str, str]
 ) -> Iterator[pa.Table]:
     """Read delimited text portion by portion, every cell as it is written but for numbers."""
-    blocks = portions(path, stream, PORTION)
+    blocks = delimited.whole_rows(path, portions(path, stream, PORTION))
     first = next(blocks, b"")
     outline = delimited.layout(path, first)
     start, line = outline.start, outline.line
-    known = [name for name in numbers if name in outline.names]
+    arrow.check_needed(kinds, outline.names)
+    numbers = [name for name in outline.names if kinds.get(name) == "numeric"]
+    ignored = [name for name in outline.names if name not in kinds]
     for block in chain([first], blocks):
         if block[start:].strip():
-            yield delimited.parse(outline, block, start, text=None, numbers=known, line=line)
+            yield delimited.parse(
+                outline, block, start, text=None, numbers=numbers, dropped=ignored, line=line
+            )
         line += block.count(b"\n", start)
         start = 0
 
@@ -140,7 +134,7 @@ def _tables(
     """
     if form == "json":
         size = -1 if rows is None else PORTION
-        yield from (_json(path, block, text) for block in portions(path, stream, size, quotes=b""))
+        yield from (_json(path, block, text) for block in portions(path, stream, size))
         return
     plain = isinstance(stream.raw, io.FileIO)
     source = pa.OSFile(str(path)) if plain else pa.BufferReader(stream.read())
@@ -163,6 +157,19 @@ def _tables(
             yield reader.read_all()
         else:
             yield from (pa.Table.from_batches([batch]) for batch in reader)
+
+
+def _completed(tables: Iterable[pa.Table], names: Collection[str]) -> Iterator[pa.Table]:
+    """Fill up the columns of JSON lines that only other portions have."""
+    absent = set(names)
+    for table, following in pairwise(chain(tables, [None])):
+        present = set(arrow.names_of(table.column_names))
+        absent -= present
+        # What no portion has stays away, so that whoever needs it says so.
+        lacking = set(names) - present - (set() if following else absent)
+        for name in lacking:
+            table = table.append_column(name, pa.nulls(table.num_rows))
+        yield table
 
 
 def _json(path: Path, block: bytes, text: Collection[str]) -> pa.Table:
@@ -207,6 +214,6 @@ def _format(path: Path, stream: io.BufferedReader) -> Format:
             "the sheet as CSV"
         )
     name = path.name.lower()
-    for ending in (".gz", ".bz2", ".xz", ".zst"):
+    for ending in PACKED:
         name = name.removesuffix(ending)
     return "json" if name.endswith(JSON) or head.startswith(b'{"') else "text"

@@ -77,7 +77,7 @@ def apply(preprocessing: dict[str, Any], pixels: npt.ArrayLike) -> Tensor:
     """Prepare raw images (N, *shape) as float32 (N, *shape).
 
     Raises:
-        DataError: the images have another shape, or values that are not finite.
+        DataError: the images have another shape or unit, or values that are not finite.
     """
     values = np.asarray(pixels)
     shape = tuple(preprocessing["shape"])
@@ -87,6 +87,7 @@ def apply(preprocessing: dict[str, Any], pixels: npt.ArrayLike) -> Tensor:
         )
     if values.dtype == np.uint8:  # the arithmetic of prepare, to the last bit
         return _standardised(preprocessing, torch.from_numpy(values.astype(np.float32)))
+    _refuse_other_unit(preprocessing["scale"], values)
     prepared = np.empty(values.shape, np.float32)
     for some, out in zip(_portions(values), _portions(prepared), strict=True):
         exact = np.asarray(some, dtype=np.float64)
@@ -120,6 +121,17 @@ def _standardised(preprocessing: dict[str, Any], x: Tensor) -> Tensor:
     """Overwrite float32 pixels in the unit of the source by standardised ones."""
     mean, std = preprocessing["mean"], preprocessing["std"]
     return x.mul_(1 / (preprocessing["scale"] * std)).sub_(mean / std)
+
+
+def _refuse_other_unit(scale: float, pixels: Pixels) -> None:
+    """Refuse fractions up to 1 where whole numbers up to a larger scale were learnt from."""
+    if pixels.dtype.kind != "f" or scale < 2 or scale % 1 or not pixels.size:
+        return
+    if pixels.min() >= 0 and pixels.max() <= 1 and (pixels % 1).any():
+        raise DataError(
+            f"pixels must be in the unit of those trained on (up to {scale:g}), however these are "
+            "fractions from 0 to 1; multiply them, such as by 255"
+        )
 
 
 def _portions(pixels: Pixels) -> Iterator[Pixels]:

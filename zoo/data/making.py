@@ -4,7 +4,7 @@ What is common to all members stands outside of ``prepare``, what is fitted insi
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -14,13 +14,15 @@ import torch
 from pandas.api.types import is_integer_dtype
 from torch import Tensor
 
-from zoo.data import builtin, cells, files, fitting, images, leaks, sources, tabular
+from zoo.data import builtin, cells, fitting, images, leaks, roles, sources, tabular
 from zoo.data.dataset import Data, Part, Source
 from zoo.data.sharing import Parts, columns, share_out
 from zoo.data.split import IntArray
 from zoo.data.targets import Target, as_target, as_targets
+from zoo.data.words import text
 from zoo.errors import DataError, nearest
 from zoo.sections import DataConfig
+from zoo.settings import column_name
 
 
 def table(config: DataConfig, frame: pd.DataFrame, wanted: str | tuple[str, ...]) -> Source:
@@ -29,8 +31,13 @@ def table(config: DataConfig, frame: pd.DataFrame, wanted: str | tuple[str, ...]
     Raises:
         DataError: where a column is missing, or rows cannot be split or learnt from.
     """
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    names = list(map(column_name, [wanted] if isinstance(wanted, str) else wanted))
     for name in names:
+        if config.columns.get(name) == "drop":
+            raise DataError(
+                f"data.target must be a column that is kept, however data.columns drops {name!r}; "
+                "leave it out there"
+            )
         if name not in frame.columns:
             raise DataError(
                 f"data.target must be a column of {config.ref}, however it has no {name!r}"
@@ -42,10 +49,6 @@ def table(config: DataConfig, frame: pd.DataFrame, wanted: str | tuple[str, ...]
     if not known.all():
         listed = " or ".join(map(repr, names))
         notes.append(f"{(~known).sum()} rows without a value in {listed} were left out")
-    numbered = files.row_numbers(frame)
-    if numbered is not None and numbered not in [*names, *columns(config), config.time]:
-        notes.append(f"the unnamed column {numbered!r}, which only numbers the rows, was dropped")
-        frame = frame.drop(columns=numbered)
     dropped = [column for column, kind in config.columns.items() if kind == "drop"]
     notes += [f"column {column!r} was dropped, as data.columns asks" for column in dropped]
     frame = frame if known.all() else frame[known]
@@ -55,26 +58,37 @@ def table(config: DataConfig, frame: pd.DataFrame, wanted: str | tuple[str, ...]
         if several
         else as_target(frame[names[0]], config.task)
     )
-    sharing = share_out(config, frame, target)
-    features = frame.drop(columns=[*names, *columns(config)])
+    features = frame.drop(columns=[*names, *columns(config)], errors="ignore")
     kinds = tabular.kinds(features)
+    identifiers = roles.identifiers(features, kinds, config.columns)
+    for name in identifiers.keys() & sources.path_columns(features):
+        identifiers[name] += f'; data.image = "{name}" learns from the images that they name'
+    features = features.drop(columns=list(identifiers))
+    # Rows that differ in nothing else are copies of each other.
+    naming = [name for name in identifiers if name != config.time and len(features.columns)]
+    sharing = share_out(config, frame.drop(columns=naming), target)
     schema: dict[str, str] = {**kinds, **dict.fromkeys(columns(config), "split")}
     schema |= dict.fromkeys(names, target.task)
     numbers = frame.index.to_numpy()
 
     def prepare(parts: Parts) -> Data:
         fitted, fit_notes = tabular.fit(
-            features, kinds, rows=parts[0], how=config.scaling, declared=config.columns
+            features,
+            kinds,
+            rows=parts[0],
+            how=config.scaling,
+            declared=config.columns,
+            identifiers=identifiers,
         )
-        unseen = tabular.unseen(fitted, features, np.concatenate(parts[1:]))
+        x, gaps = tabular.encode(fitted, features, parts)
         told = [*notes, target.note, *fit_notes, *sharing.notes]
         told += [
             f"column {column!r}: {count} val and test cells hold values unseen in training, "
             "encoded as unknown (all zeros)"
-            for column, count in unseen.items()
+            for (column, what), count in (gaps[1] + gaps[2]).items()
+            if what == "unseen"
         ]
         told += _suspicions(features, target, parts[0])
-        x = tuple(tabular.encode(fitted, features, parts))
         return _data(config, fitted, target, x, parts, fingerprint, schema, numbers, told)
 
     return Source(sharing, prepare)
@@ -115,7 +129,7 @@ def pictures(config: DataConfig, found: sources.Images) -> Source:
     if whole and known.all():
         named: str | bytes = labels.to_numpy().astype("<i8").tobytes()
     else:
-        named = "\x1f".join(word or "\x1e" for word in cells.text(labels))
+        named = "\x1f".join(word or "\x1e" for word in text(labels))
     fingerprint = _digest(("images", str(pixels.shape), images.content(pixels), named))
     if not known.all():
         notes.append(f"{(~known).sum()} images without a label were left out")
@@ -133,7 +147,7 @@ def pictures(config: DataConfig, found: sources.Images) -> Source:
         fitted = images.fit(raw[0])
         fitted |= {"size": list(config.size)} if config.size else {}
         fitted |= {"image": config.image} if config.image else {}
-        x = tuple(images.hold(fitted, part) for part in raw)
+        x = [images.hold(fitted, part) for part in raw]
         return _data(config, fitted, target, x, parts, fingerprint, schema, places, told)
 
     return Source(sharing, prepare)
@@ -143,7 +157,7 @@ def _data(
     config: DataConfig,
     fitted: dict[str, Any],
     target: Target,
-    x: tuple[Tensor, ...],
+    x: Sequence[Tensor],
     parts: Parts,
     fingerprint: str,
     schema: dict[str, str],

@@ -41,7 +41,7 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
             raise DataError(f"data.ref must be a regular file, however {path} is none")
         raw = path.open("rb")
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror}; check the path") from None
     except ValueError as error:
         raise DataError(f"{str(path)!r}: cannot be read: {error}") from None
     with raw:
@@ -63,16 +63,30 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
             )
 
 
-def portions(
-    path: Path, stream: io.BufferedReader, size: int, quotes: bytes = b'"'
-) -> Iterator[bytes]:
-    """Yield text as UTF-8 whose lines end in ``\\n``, cut where a line ends outside of quotes.
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in errors that do not.
+
+    >>> with naming(Path("t.csv")):
+    ...     raise DataError("column 'x' is empty")
+    Traceback (most recent call last):
+    zoo.errors.DataError: t.csv: column 'x' is empty
+    """
+    try:
+        yield
+    except DataError as error:
+        if path.name in str(error):
+            raise
+        raise DataError(f"{path}: {error}") from None
+
+
+def portions(path: Path, stream: io.BufferedReader, size: int) -> Iterator[bytes]:
+    """Yield text as UTF-8 whose lines end in ``\\n``, cut where a line ends.
 
     Args:
         path: for errors.
         stream: of the file, at its beginning.
         size: bytes of a portion, or -1 for all at once.
-        quotes: the mark within two of which a line does not end.
     """
     head = stream.peek(4)
     mark, encoding = next(
@@ -89,9 +103,8 @@ def portions(
         if b"\0" in block:
             raise _not_utf8(path, "it holds a zero byte")
         if not ended:
-            cut = block.rfind(b"\n") + 1
-            while quotes and block.count(quotes, 0, cut) % 2:
-                cut = block.rfind(b"\n", 0, cut - 1) + 1
+            # A line may end in \r alone, but a last \r may be the first half of an end.
+            cut = block.rfind(b"\n") + 1 or block.rfind(b"\r", 0, -1) + 1
             block, rest = block[:cut], block[cut:]
         if b"\r" in block:
             block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

@@ -25,12 +25,17 @@ Look = tuple[str, tuple[int, int]]  # mode, and width and height
 T = TypeVar("T")
 
 
-def decode(paths: Sequence[Path], size: tuple[int, int] | None = None) -> Bytes:
+def decode(
+    paths: Sequence[Path],
+    size: tuple[int, int] | None = None,
+    remedy: str = "resize them, or ask for data.size = [HEIGHT, WIDTH]",
+) -> Bytes:
     """Decode image files: uint8 (N, channels, height, width), greyscale or colours.
 
     Args:
         paths: of the files.
         size: height and width that all are resized to (bilinear, without aliasing).
+        remedy: of sizes that differ.
 
     Raises:
         DataError: naming files that cannot be read, or that differ in mode or, unless they are
@@ -49,9 +54,7 @@ def decode(paths: Sequence[Path], size: tuple[int, int] | None = None) -> Bytes:
             )
         if size is None:
             sides = [f"{width} x {height}" for _, (width, height) in looks]
-            _refuse_mixture(
-                paths, sides, "size", "resize them, or ask for data.size = [HEIGHT, WIDTH]"
-            )
+            _refuse_mixture(paths, sides, "size", remedy)
             width, height = looks[0][1]
         else:
             height, width = size

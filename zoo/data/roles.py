@@ -1,7 +1,7 @@
 """What a column is for: learnt from, or of no use, and why; and how that is told."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -9,57 +9,79 @@ import pandas as pd
 
 from zoo.data import cells
 from zoo.data.cells import Kind
+from zoo.data.words import Words, words
 
 MOST_CATEGORIES = 1000
 MOST_LISTED = 20  # columns that are listed one by one
-ID = re.compile(r"(?:.*[\W_])?(?:id|uuid|guid|index|rownum|row_number)|.*[a-z](?:ID|Id)")
-WORDS = 4  # more words in a usual text than these are prose
+WORD = r"(?i:id|uuid|guid|index|row_?num(?:ber)?)"
+ID = re.compile(rf"(?:.*[\W_])?{WORD}|.*[a-z](?:ID|Id)|Unnamed: 0")  # the last is by pandas
+PROSE = 4  # more words in a usual text than these are prose
 
 
-def useless(column: pd.Series, kind: Kind, *, is_declared: bool) -> str:
-    """Say why nothing can be learnt from a column of training rows, or nothing.
+def identifiers(
+    frame: pd.DataFrame, kinds: Mapping[str, Kind], declared: Collection[str]
+) -> dict[str, str]:
+    """Find the columns that only name rows, or say something else of every one, by all rows.
 
-    What the user declared is only useless if it is constant.
+    Args:
+        frame: the raw columns.
+        kinds: what each column holds.
+        declared: columns of which the user said what they hold; these are kept.
 
-    >>> useless(pd.Series([5, 5]), "numeric", is_declared=False)
-    'it is constant in training'
-    >>> useless(pd.Series([7, 8, 5], name="user_id"), "numeric", is_declared=False)
-    'it is like an identifier: 3 different whole numbers in 3 rows; data.columns can keep it'
+    Returns:
+        column -> why nothing can be learnt from it.
+
+    >>> identifiers(pd.DataFrame({"user_id": [7, 8, 5]}), {"user_id": "numeric"}, ())
+    {'user_id': 'it is like an identifier: 3 different whole numbers; data.columns can keep it'}
     """
-    gaps = cells.missing(column)
-    if gaps.all():
-        return ""  # kept as a constant: the model's inputs stay those of the table
+    told = {
+        name: _numbered(frame[name]) if kind == "numeric" else _worded(words(frame[name]))
+        for name, kind in kinds.items()
+        if name not in declared and kind in ("numeric", "categorical")
+    }
+    return {name: why for name, why in told.items() if why}
+
+
+def is_constant(column: pd.Series, kind: Kind) -> bool:
+    """Tell whether a column of training rows has one value and no gaps.
+
+    >>> is_constant(pd.Series([5, 5]), "numeric"), is_constant(pd.Series([5, None]), "numeric")
+    (True, False)
+    """
+    if cells.missing(column).any():
+        return False
     if kind == "categorical":
-        return _useless_text(cells.words(column), is_declared)
+        return len(np.unique(words(column).codes)) == 1
     if kind == "datetime":
-        return "" if gaps.any() or column.nunique() > 1 else "it is constant in training"
+        return bool(column.nunique() == 1)
     values = cells.numbers(column, kind)
-    if not gaps.any():
-        if not values.std() > cells.CONSTANT * np.abs(values).max():
-            return "it is constant in training"
-        named = kind == "numeric" and ID.fullmatch(str(column.name))
-        if named and not is_declared and bool((values == np.floor(values)).all()):
-            distinct = len(np.unique(values))
-            if distinct == len(values):
-                return (
-                    f"it is like an identifier: {distinct} different whole numbers in "
-                    f"{len(values)} rows; data.columns can keep it"
-                )
-    return ""
+    return bool(values.std() <= cells.CONSTANT * np.abs(values).max())
 
 
-def _useless_text(coded: cells.Words, is_declared: bool) -> str:
-    counts = np.bincount(coded.codes[coded.codes >= 0], minlength=len(coded.words))
-    present, distinct, rows = int(counts.sum()), int((counts > 0).sum()), len(coded.codes)
-    if distinct == 1 and present == rows:
-        return "it is constant in training"
-    if is_declared or distinct <= max(20, min(present // 2, MOST_CATEGORIES)):
+def _numbered(column: pd.Series) -> str:
+    """Say why a column of numbers names rows, or nothing."""
+    if not ID.fullmatch(str(column.name)):
         return ""
-    told = f"its {distinct} distinct texts in {rows} training rows"
+    values = cells.numbers(column)
+    whole = bool((values == np.floor(values)).all())  # none is missing
+    if not whole or len(np.unique(values)) < len(values):
+        return ""
+    return (
+        f"it is like an identifier: {len(values)} different whole numbers; data.columns can keep it"
+    )
+
+
+def _worded(coded: Words) -> str:
+    """Say why a column of text names rows or is prose, or nothing."""
+    counts = np.bincount(coded.codes[coded.codes >= 0], minlength=len(coded.words))
+    present, distinct = int(counts.sum()), int((counts > 0).sum())
+    if distinct <= max(20, min(present // 2, MOST_CATEGORIES)):
+        return ""
+    told = f"its {distinct} distinct texts in {len(coded.codes)} rows"
     if distinct <= present // 2:
         return f"{told} are more than {MOST_CATEGORIES}; data.columns can keep the most frequent"
     sample = [coded.words[place] for place in np.flatnonzero(counts)[:1000]]
-    if np.median([len(word.split()) for word in sample]) > WORDS:
+    if np.median([len(word.split()) for word in sample]) > PROSE:
         return f"{told} are free text"
     return f"{told} name rows, like an identifier"
 

@@ -17,12 +17,13 @@ from zoo.data import cells
 from zoo.data.folds import bootstrap, kfold
 from zoo.data.split import FEWEST_ROWS, IntArray, deal, grouped, split, taken
 from zoo.data.targets import Target
+from zoo.data.words import row_number, text
 from zoo.errors import DataError, nearest
 from zoo.sections import DataConfig
 
 Parts = tuple[IntArray, IntArray, IntArray]
-NAMES = ("train", "val", "test")
-WORDS = {name: place for place, name in enumerate(NAMES)} | {
+PARTS = ("train", "val", "test")
+PART_OF_WORD = {name: place for place, name in enumerate(PARTS)} | {
     "validation": 1,
     "valid": 1,
     "dev": 1,
@@ -38,7 +39,6 @@ class Sharing:
         parts: the rows of train, val and test, ascending.
         units: (N,) which indivisible unit each row belongs to: copies of a row, or a group.
         labels: (N,) the class of each row, all equal where there are no classes.
-        classes: their names.
         notes: what a user should know of it.
     """
 
@@ -46,7 +46,6 @@ class Sharing:
     parts: Parts
     units: IntArray
     labels: IntArray
-    classes: tuple[str, ...]
     notes: tuple[str, ...]
 
     def of(self, fold: int | None) -> Parts:
@@ -56,7 +55,7 @@ class Sharing:
             fold: the member's own fold, or its draw; None where all have the same rows.
 
         Raises:
-            DataError: where there are too few rows or groups, or a class is in no training row.
+            DataError: where there are too few rows or groups.
         """
         config = self.config
         if not config.own:
@@ -76,8 +75,6 @@ class Sharing:
         repeat, number = divmod(fold, config.folds)
         fold_of_row = kfold(units, strata, config.folds, [config.split_seed, 1, repeat])
         train, val = rest[fold_of_row != number], rest[fold_of_row == number]
-        whose = f"the training rows of fold {fold}"
-        _refuse_untrained(self.labels, train, whose, self.classes)
         return train, val, self.parts[2]
 
 
@@ -95,7 +92,7 @@ def share_out(config: DataConfig, frame: pd.DataFrame, target: Target) -> Sharin
 
     Args:
         config: the settings.
-        frame: the raw rows, with all columns; those that are equal are copies.
+        frame: the raw rows, without columns that name them; those that are equal are copies.
         target: of these rows.
 
     Raises:
@@ -122,10 +119,8 @@ def share_out(config: DataConfig, frame: pd.DataFrame, target: Target) -> Sharin
             units, parts, notes = _by_column(config, frame, labels)
         case _:
             units, parts, notes = _at_random(config, frame, labels, target.classes)
-    if not config.own:
-        _refuse_untrained(labels, parts[0], "the training rows", target.classes)
     notes += _about_folds(config)
-    return Sharing(config, parts, units, labels, target.classes, tuple(notes))
+    return Sharing(config, parts, units, labels, tuple(notes))
 
 
 Shared = tuple[IntArray, Parts, list[str]]
@@ -151,14 +146,14 @@ def _by_group(config: DataConfig, frame: pd.DataFrame) -> Shared:
     units = connected_components(graph, directed=False)[1][groups].astype(np.int64)
     left = len(np.unique(units))
     joined = f", of {count} before those that share copies of rows were joined" * (left < count)
-    if left < len(NAMES):
+    if left < len(PARTS):
         raise DataError(
             f"at least 3 groups are needed to train, validate and test, however column {name!r} "
             f"has {left}{joined}; choose another column or data.split"
         )
     parts = deal(units, np.zeros_like(units), config.val, config.test, config.split_seed)
     counts = [len(np.unique(units[rows])) for rows in parts]
-    told = ", ".join(f"{n} {part}" for n, part in zip(counts, NAMES, strict=True))
+    told = ", ".join(f"{n} {part}" for n, part in zip(counts, PARTS, strict=True))
     notes = [f"split by {name!r}, whose groups stay whole: {told}"]
     if joined:
         notes.append(
@@ -171,7 +166,7 @@ def _by_time(config: DataConfig, frame: pd.DataFrame) -> Shared:
     name = config.time or ""
     moments = _moments(_named(frame, name, "data.time", "the time"), name)
     distinct, counts = np.unique(moments, return_counts=True)
-    if len(distinct) < len(NAMES):
+    if len(distinct) < len(PARTS):
         raise DataError(
             f"at least 3 moments are needed to train, validate and test, however column {name!r} "
             f"has {len(distinct)}; choose another column or data.split"
@@ -181,11 +176,11 @@ def _by_time(config: DataConfig, frame: pd.DataFrame) -> Shared:
     second = _nearest(until, (1 - config.test) * len(frame), first + 1, len(distinct) - 2)
     part = np.searchsorted(distinct[[first, second]], moments)  # the moment itself is before
     train, val, test = (np.flatnonzero(part == place) for place in range(3))
-    written = [word.removesuffix(" 00:00:00") for word in cells.text(frame[name])]
+    written = [word.removesuffix(" 00:00:00") for word in text(frame[name])]
     spans = [
         f"{told} from {written[rows[moments[rows].argmin()]]} to "
         f"{written[rows[moments[rows].argmax()]]}"
-        for told, rows in zip(NAMES, (train, val, test), strict=True)
+        for told, rows in zip(PARTS, (train, val, test), strict=True)
     ]
     units = grouped(frame.drop(columns=name))
     notes = [f"split in the order of {name!r}: {', '.join(spans)}"]
@@ -195,12 +190,13 @@ def _by_time(config: DataConfig, frame: pd.DataFrame) -> Shared:
 def _by_column(config: DataConfig, frame: pd.DataFrame, labels: IntArray) -> Shared:
     name = config.part or ""
     column = _named(frame, name, "data.part", "the part")
-    words = cells.text(column)
-    part = np.array([WORDS.get(word.lower(), -1) for word in words.tolist()], dtype=np.int64)
+    words = text(column)
+    part = np.array([PART_OF_WORD.get(word.lower(), -1) for word in words.tolist()], dtype=np.int64)
     if (part < 0).any():
         raise DataError(
             f"column {name!r} must hold train, val (or validation, valid, dev) or test, however "
-            f"row {cells.row_number(column.index, part < 0)} holds {words[part < 0][0]!r}"
+            f"row {row_number(column.index, part < 0)} holds {words[part < 0][0]!r}; write one of "
+            "these"
         )
     units = grouped(frame.drop(columns=name))
     notes = []
@@ -208,7 +204,7 @@ def _by_column(config: DataConfig, frame: pd.DataFrame, labels: IntArray) -> Sha
         if not (part == place).any():
             raise DataError(
                 f"column {name!r} must give rows to train and test, however none is for "
-                f"{NAMES[place]}; add some, or choose another data.split"
+                f"{PARTS[place]}; add some, or choose another data.split"
             )
     if not (part == 1).any() and not config.own:
         train = np.flatnonzero(part == 0)
@@ -245,7 +241,7 @@ def _named(frame: pd.DataFrame, name: str, key: str, what: str) -> pd.Series:
     if missing.any():
         raise DataError(
             f"column {name!r} must tell {what} of every row, however {missing.sum()} rows, first "
-            f"row {cells.row_number(frame.index, missing)}, have none; fill them or leave them out"
+            f"row {row_number(frame.index, missing)}, have none; fill them or leave them out"
         )
     return frame[name]
 
@@ -254,14 +250,14 @@ def _moments(column: pd.Series, name: str) -> npt.NDArray[np.float64] | IntArray
     """Return times as numbers (N,) that have their order."""
     if is_numeric_dtype(column.dtype) and not is_bool_dtype(column.dtype):
         return cells.numbers(column)
-    raw = column if is_datetime64_any_dtype(column.dtype) else pd.Series(cells.text(column))
+    raw = column if is_datetime64_any_dtype(column.dtype) else pd.Series(text(column))
     times = pd.to_datetime(raw, format="ISO8601", utc=True, errors="coerce")
     strange = times.isna().to_numpy()
     if strange.any():
         raise DataError(
             f"column {name!r} must hold numbers or times such as 2024-03-31 or "
-            f"2024-03-31T18:00:00+01:00, however row {cells.row_number(column.index, strange)} "
-            f"holds {cells.text(column)[strange][0]!r}"
+            f"2024-03-31T18:00:00+01:00, however row {row_number(column.index, strange)} "
+            f"holds {text(column)[strange][0]!r}; write it so"
         )
     moments: IntArray = times.dt.as_unit("us").astype(np.int64).to_numpy()
     return moments
@@ -272,28 +268,18 @@ def _nearest(until: IntArray, wanted: float, low: int, high: int) -> int:
     return int(np.clip(np.abs(until - wanted).argmin(), low, high))
 
 
-def _refuse_untrained(
-    labels: IntArray, train: IntArray, where: str, classes: tuple[str, ...]
-) -> None:
-    """Refuse classes that no training row shows."""
-    absent = np.setdiff1d(labels, labels[train])
-    if len(absent):
-        listed = ", ".join(repr(classes[label]) for label in absent[:5])
-        raise DataError(
-            f"every class must be among {where}, however {listed} is not; try another "
-            "data.split_seed, merge classes, or add rows"
-        )
-
-
 def _about_copies(units: IntArray) -> list[str]:
     copies = len(units) - len(np.unique(units))
-    note = f"{copies} rows repeat another row exactly; copies were kept in the same part"
+    note = (
+        f"{copies} rows repeat another row in all that can be learnt from; copies were kept in the "
+        "same part"
+    )
     return [note] if copies else []
 
 
 def _about_straddling(units: IntArray, part: IntArray, name: str) -> list[str]:
     """Count the rows that repeat one of an earlier part; ``part`` is (N,), each row's own."""
-    earliest = np.full(units.max() + 1, len(NAMES))
+    earliest = np.full(units.max() + 1, len(PARTS))
     np.minimum.at(earliest, units, part)
     copies = int((earliest[units] < part).sum())
     note = (

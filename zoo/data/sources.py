@@ -14,19 +14,17 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype
 
-from zoo.data import arrays, files, pictures
+from zoo.data import arrays, files, npz, pictures
 from zoo.data.arrays import Array
 from zoo.errors import DataError, nearest
 from zoo.sections import DataConfig
+from zoo.settings import column_name
 
 Kind = Literal["npz", "npy", "idx", "folder", "paths"]
 CHANNELS = (1, 3, 4)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 IDX = re.compile(r"[-.]idx(\d(-\w+)?)?(\.gz)?$")
 IDX_AXES = re.compile(r"idx\d")
-PART = "(train|val|valid|validation|test)"
-NAMES = re.compile(
-    rf"(?:{PART}_)?(?:(x|images?|data|pixels)|(?:y|labels?|targets?))(?:_{PART})?", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -92,40 +90,54 @@ def read(config: DataConfig, path: Path) -> Images:
         return _table(config, path)
     notes = []
     if source == "npz":
-        pairs = _pairs(path)
+        pairs = npz.pairs(path)
     else:
         place = _labels_of(path, _target(config))
         pairs = [(_array(path), _array(place))]
         notes.append(f"the labels are those of {place.name}")
     labels = pd.concat([_labels(y, len(x), path) for x, y in pairs], ignore_index=True)
-    pixels, turned = layout(_joined([x for x, _ in pairs], path), path)
+    pixels, turned = layout(npz.joined([x for x, _ in pairs], path), path)
     return Images(pixels, labels, (*notes, *turned))
 
 
-def rows(preprocessing: Mapping[str, Any], path: Path) -> Array:
-    """Read raw images (N, C, H, W) of any source without their labels.
+def rows(preprocessing: Mapping[str, Any], path: Path) -> tuple[Array, list[str] | None]:
+    """Read raw images of any source without their labels.
+
+    Returns:
+        (N, C, H, W); and where every image is a file, their names as the source has them.
 
     Raises:
         DataError: naming the file that cannot be read.
     """
     source = kind(path)
-    size = tuple(preprocessing["size"]) if preprocessing.get("size") else None
-    if source == "folder":
-        return pictures.decode(pictures.of_folder(path), size)
-    if source is None:
-        column = preprocessing.get("image")
-        if column is None:
-            raise DataError(
-                f"{path}: a CSV file holds a table, however these models were trained on images"
-            )
-        return pictures.decode(
-            _paths(files.read(path, {column: "categorical"}), column, path), size
+    if source in ("folder", None):
+        found = pictures.of_folder(path) if source else _named(preprocessing.get("image"), path)
+        size = tuple(preprocessing["size"]) if preprocessing.get("size") else None
+        remedy = "resize them to {1} x {2}, as those that were learnt from".format(
+            *preprocessing["shape"]
         )
+        root = path if source else path.parent
+        names = [place.relative_to(root).as_posix() for place in found]
+        return pictures.decode(found, size, remedy), names
     if source == "npz":
-        roles = _roles(path)
-        found = arrays.npz(path, [names["x"] for names in roles.values() if "x" in names])
-        return layout(_joined([*found.values()], path), path)[0]
-    return layout(_array(path), path)[0]
+        wanted = [names["x"] for names in npz.roles(path).values() if "x" in names]
+        return layout(npz.joined([*arrays.npz(path, wanted).values()], path), path)[0], None
+    return layout(_array(path), path)[0], None
+
+
+def path_columns(frame: pd.DataFrame) -> list[str]:
+    """Name the columns of text whose cells are called as files of images are.
+
+    >>> path_columns(pd.DataFrame({"a": pd.Categorical(["1.png", "2.JPG"]), "b": [1, 2]}))
+    ['a']
+    """
+    texts = frame.select_dtypes("category")
+    return [
+        name
+        for name in texts.columns
+        if len(texts[name].cat.categories)
+        and all(str(word).lower().endswith(SUFFIXES) for word in texts[name].cat.categories)
+    ]
 
 
 def layout(raw: Array, path: Path) -> tuple[Array, list[str]]:
@@ -184,12 +196,13 @@ def _target(config: DataConfig) -> str | None:
 
 def _table(config: DataConfig, path: Path) -> Images:
     """Read the images that a table names, and their labels."""
-    target = _target(config)
-    if target is None:
+    target = column_name(_target(config) or "")
+    if not target:
         raise DataError(
             f"data.target must name the column of labels, however it is not given for {path}"
         )
-    frame = files.read(path, {config.image or "": "categorical"})
+    texts = [config.image or "", *([target] if config.task == "classification" else [])]
+    frame = files.read(path, {}, texts)
     if target not in frame.columns:
         raise DataError(
             f"data.target must be a column of {path}, however it has no {target!r}"
@@ -213,6 +226,22 @@ def _paths(frame: pd.DataFrame, column: str, path: Path) -> list[Path]:
     return pictures.below(path.parent, names)
 
 
+def _named(column: str | None, path: Path) -> list[Path]:
+    """Return the files that a table of new images names, in a column that is known or found."""
+    if column is not None:
+        frame = pd.concat(files.chunks(path, {column: "categorical"}, [column], 1 << 16))
+        return _paths(frame, column, path)
+    frame = files.read(path, {})
+    found = path_columns(frame)
+    if len(found) != 1:
+        raise DataError(
+            f"{path}: new images are a folder, an array, or a table with one column of their paths,"
+            f" however {' and '.join(map(repr, found)) or 'no column'} holds paths that end as "
+            "those of images do"
+        )
+    return _paths(frame, found[0], path)
+
+
 def _array(path: Path) -> Array:
     return arrays.npy(path) if kind(path) == "npy" else arrays.idx(path)
 
@@ -231,55 +260,6 @@ def _labels_of(path: Path, target: str | None) -> Path:
     else:
         fact = f"it is not given for {path}"
     raise DataError(f"data.target must name the file of labels, however {fact}")
-
-
-def _roles(path: Path) -> dict[str, dict[Literal["x", "y"], str]]:
-    """Tell by their names which arrays of an ``.npz`` are images and labels of each part."""
-    roles: dict[str, dict[Literal["x", "y"], str]] = {}
-    present = arrays.npz_names(path)
-    for name in present:
-        if match := NAMES.fullmatch(name):
-            before, is_x, after = match.groups()
-            part = roles.setdefault((before or after or "").lower(), {})
-            role: Literal["x", "y"] = "x" if is_x else "y"
-            if role in part:
-                raise DataError(
-                    f"{path}: needs one array of images and one of labels, however {part[role]!r} "
-                    f"and {name!r} could both be that; remove one"
-                )
-            part[role] = name
-    if not any("x" in part for part in roles.values()):
-        raise DataError(
-            f"{path}: arrays must be called x and y (or images and labels, data and target; in "
-            "parts x_train, y_train, x_test, y_test), however these are called "
-            f"{', '.join(map(repr, present)) or 'nothing'}; rename them"
-        )
-    return roles
-
-
-def _pairs(path: Path) -> list[tuple[Array, Array]]:
-    """Read images and labels of every part of an ``.npz``."""
-    roles = _roles(path).values()
-    for part in roles:
-        if len(part) < 2:
-            (lone,) = part.values()
-            raise DataError(
-                f"{path}: images and their labels come in pairs, such as x_train and y_train, "
-                f"however {lone!r} is alone; add the other, or remove it"
-            )
-    found = arrays.npz(path, [name for part in roles for name in part.values()])
-    return [(found[part["x"]], found[part["y"]]) for part in roles]
-
-
-def _joined(parts: list[Array], path: Path) -> Array:
-    """Join the images of all parts."""
-    shapes = {part.shape[1:] for part in parts}
-    if len(shapes) > 1:
-        raise DataError(
-            f"{path}: images must have one shape, however they have "
-            f"{' and '.join(map(str, sorted(shapes)))}"
-        )
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _labels(raw: Array, images: int, path: Path) -> pd.Series:

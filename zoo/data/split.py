@@ -54,7 +54,7 @@ def split(
     if len(distinct) < FEWEST_ROWS:
         raise DataError(
             f"at least {FEWEST_ROWS} distinct rows with a target are needed to train, validate "
-            f"and test, however there are {len(distinct)}; add rows"
+            f"and test, however {len(distinct)} differ in what can be learnt from; add rows"
         )
     label_of = labels[first]
     classes, counts = np.unique(label_of, return_counts=True)
@@ -77,20 +77,8 @@ def deal(
     >>> deal(np.array([0, 0, 1, 2]), np.zeros(4, int), val=0.2, test=0.2, seed=0)
     (array([0, 1]), array([2]), array([3]))
     """
-    distinct, first = np.unique(groups, return_index=True)
-    label_of = labels[first]
-    classes, counts = np.unique(label_of, return_counts=True)
-    # The legacy generator's stream is frozen for ever.
-    shuffled = np.random.RandomState(seed).permutation(len(distinct))
-    part = np.zeros(len(distinct), dtype=np.int64)
-    tests = np.clip(_shares(counts, test), 1, counts - 2)
-    vals = np.clip(_shares(counts, val), 1, counts - tests - 1)
-    for label, n_test, n_val in zip(classes, tests, vals, strict=True):
-        members = shuffled[label_of[shuffled] == label]
-        part[members[:n_test]] = 2
-        part[members[n_test : n_test + n_val]] = 1
-    part_of_row = part[np.searchsorted(distinct, groups)]
-    train, chosen, judged = (np.flatnonzero(part_of_row == side) for side in range(3))
+    part = _dealt(groups, labels, (test, val), seed)
+    train, chosen, judged = (np.flatnonzero(part == side) for side in (-1, 1, 0))
     return train, chosen, judged
 
 
@@ -102,15 +90,38 @@ def taken(groups: IntArray, labels: IntArray, fraction: float, seed: int) -> npt
     >>> taken(np.array([0, 0, 1, 2]), np.zeros(4, int), 0.3, seed=0)
     array([False, False, False,  True])
     """
+    chosen: npt.NDArray[np.bool_] = _dealt(groups, labels, (fraction,), seed) == 0
+    return chosen
+
+
+def _dealt(
+    groups: IntArray, labels: IntArray, fractions: tuple[float, ...], seed: int
+) -> npt.NDArray[np.int64]:
+    """Deal the distinct rows of every class to sides of given fractions, and one for the rest.
+
+    Every side has a row of every class that is large enough.
+
+    Returns:
+        int64 (N,), the side of each row, -1 for the rest.
+    """
     distinct, first = np.unique(groups, return_index=True)
     label_of = labels[first]
     classes, counts = np.unique(label_of, return_counts=True)
+    # The legacy generator's stream is frozen for ever.
     shuffled = np.random.RandomState(seed).permutation(len(distinct))
-    numbers = np.minimum(np.maximum(_shares(counts, fraction), 1), counts - 1)
-    chosen = np.zeros(len(distinct), dtype=np.bool_)
-    for label, number in zip(classes, numbers, strict=True):
-        chosen[shuffled[label_of[shuffled] == label][:number]] = True
-    of_row: npt.NDArray[np.bool_] = chosen[np.searchsorted(distinct, groups)]
+    side = np.full(len(distinct), -1)
+    dealt = np.zeros_like(counts)
+    numbers = []
+    for place, fraction in enumerate(fractions):
+        left = counts - dealt - (len(fractions) - place)  # one for each side to come
+        numbers.append(np.minimum(np.maximum(_shares(counts, fraction), 1), left))
+        dealt = dealt + numbers[-1]
+    for k, label in enumerate(classes):
+        members = shuffled[label_of[shuffled] == label]
+        for place, number in enumerate(numbers):
+            side[members[: number[k]]] = place
+            members = members[number[k] :]
+    of_row: IntArray = side[np.searchsorted(distinct, groups)]
     return of_row
 
 

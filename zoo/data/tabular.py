@@ -6,8 +6,9 @@ passed, as a number, and its place in the year, the week and the day.  A categor
 category seen in training, missing being a category like others; an unknown one is all zeros.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,12 @@ from torch import Tensor
 from zoo.data import arrow, cells, roles, scaling, times
 from zoo.data.cells import IntArray, Kind
 from zoo.data.scaling import Scaling
-from zoo.errors import DataError, nearest
+from zoo.data.words import Words, words
+from zoo.errors import DataError
 
 BLOCK = 1 << 13  # rows that are encoded at a time, so that they stay in the cache
 LARGEST = float(np.finfo(np.float32).max)
+Gaps = Counter[tuple[str, Literal["missing", "unseen"]]]  # cells of a column that tell little
 
 
 def content(frame: pd.DataFrame) -> Iterator[str | bytes]:
@@ -31,9 +34,9 @@ def content(frame: pd.DataFrame) -> Iterator[str | bytes]:
         kind = cells.kind(column)
         yield f"{name}:{kind}"
         if kind == "categorical":
-            coded = cells.words(column)
-            words = np.array([*coded.words, "\x1e"], dtype=object)
-            yield "\x1f".join(words[coded.codes].tolist())
+            coded = words(column)
+            known = np.array([*coded.words, "\x1e"], dtype=object)
+            yield "\x1f".join(known[coded.codes].tolist())
         elif kind == "datetime":
             yield times.microseconds(column).astype("<i8").tobytes()
         else:
@@ -53,7 +56,8 @@ def fit(
     *,
     rows: IntArray | None = None,
     how: Scaling = "standard",
-    declared: Mapping[str, str] | None = None,
+    declared: Collection[str] = (),
+    identifiers: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Fit the preprocessing on training rows.
 
@@ -62,7 +66,8 @@ def fit(
         kinds: what each column holds.
         rows: the places of the training rows; by default all.
         how: numbers are scaled.
-        declared: columns of which the user said what they hold; these are kept where possible.
+        declared: columns of which the user said what they hold: categories are as written.
+        identifiers: column -> why nothing can be learnt from it.
 
     Returns:
         the JSON value that :func:`apply` takes, and notes on what was dropped and kept.
@@ -75,15 +80,17 @@ def fit(
     >>> fitted["features"], notes[0]
     (['x'], "column 'c' was dropped: it is constant in training")
     """
-    declared = declared or {}
+    identifiers = identifiers or {}
     rows = np.arange(len(frame)) if rows is None else rows
     columns: list[dict[str, Any]] = []
     notes: list[str] = []
     for name, kind in kinds.items():
+        if name in identifiers:
+            notes.append(f"column {name!r} was dropped: {identifiers[name]}")
+            continue
         column = cells.canonical(frame[name].iloc[rows], kind)
-        useless = roles.useless(column, kind, is_declared=name in declared)
-        if useless:
-            notes.append(f"column {name!r} was dropped: {useless}")
+        if roles.is_constant(column, kind):
+            notes.append(f"column {name!r} was dropped: it is constant in training")
             continue
         fitted, note = _fit(column, kind, how)
         notes += [f"column {name!r}: {note}"] if note else []
@@ -97,12 +104,16 @@ def fit(
     return {"kind": "table", "columns": columns, "features": features}, notes
 
 
-def apply(preprocessing: dict[str, Any], frame: Any) -> Tensor:
-    """Turn raw columns, matched by name, into features: float32 (N, D).
+def apply(preprocessing: Mapping[str, Any], frame: Any) -> tuple[Tensor, Gaps]:
+    """Turn raw columns, matched by name, into features.
 
     Args:
         preprocessing: what was fitted.
         frame: of pandas, polars or Arrow.
+
+    Returns:
+        float32 (N, D); and how many cells of which column are missing, or hold a category that has
+        no feature.
 
     Raises:
         DataError: a column is missing, or a cell cannot be read as its column was in training.
@@ -110,52 +121,32 @@ def apply(preprocessing: dict[str, Any], frame: Any) -> Tensor:
     if isinstance(frame, pd.DataFrame):
         frame = frame.set_axis(arrow.names_of(frame.columns), axis=1)
     else:
-        kinds = {c["name"]: c["kind"] for c in preprocessing["columns"] if c["kind"] != "empty"}
-        frame = arrow.from_python(frame, kinds)
-    return encode(preprocessing, frame, [np.arange(len(frame))])[0]
+        kinds = {column["name"]: column["kind"] for column in preprocessing["columns"]}
+        frame = arrow.from_table(arrow.only(arrow.as_table(frame), kinds), kinds)
+    (encoded,), (gaps,) = encode(preprocessing, frame, [np.arange(len(frame))])
+    return encoded, gaps
 
 
 def encode(
-    preprocessing: dict[str, Any], frame: pd.DataFrame, parts: Sequence[IntArray]
-) -> list[Tensor]:
-    """Turn the rows of each part into features: see :func:`apply`."""
+    preprocessing: Mapping[str, Any], frame: pd.DataFrame, parts: Sequence[IntArray]
+) -> tuple[list[Tensor], list[Gaps]]:
+    """Turn the rows of each part into features, and count gaps: see :func:`apply`."""
     columns = preprocessing["columns"]
-    for column in columns:
-        if column["name"] not in frame.columns:
-            raise DataError(
-                f"every column of the training data is needed, however {column['name']!r} is "
-                f"missing{nearest(column['name'], frame.columns)}"
-            )
+    arrow.check_needed((column["name"] for column in columns), frame.columns)
     prepared = [_prepared(column, frame[column["name"]]) for column in columns]
     sizes = widths(preprocessing)
     ends = np.cumsum(sizes)
     encoded = [np.zeros((len(rows), int(ends[-1])), dtype=np.float32) for rows in parts]
-    for out, rows in zip(encoded, parts, strict=True):
+    gaps: list[Gaps] = [Counter() for _ in parts]
+    for out, counts, rows in zip(encoded, gaps, parts, strict=True):
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]
             target = out[start : start + BLOCK]
             for column, values, end, width in zip(columns, prepared, ends, sizes, strict=True):
-                _encode(column, values[block], target[:, end - width : end])
-    return [torch.from_numpy(out) for out in encoded]
-
-
-def unseen(
-    preprocessing: dict[str, Any], frame: pd.DataFrame, rows: IntArray | None = None
-) -> dict[str, int]:
-    """Count the cells per categorical column whose value has no feature of its own.
-
-    Args:
-        preprocessing: what was fitted.
-        frame: the raw columns.
-        rows: the places of those to count; by default all.
-    """
-    counts = {}
-    for column in preprocessing["columns"]:
-        if column["kind"] == "categorical":
-            places = _prepared(column, frame[column["name"]])
-            unknown = places == len(column["categories"]) + column["missing"]
-            counts[column["name"]] = int((unknown if rows is None else unknown[rows]).sum())
-    return {name: count for name, count in counts.items() if count}
+                missing, unseen = _encode(column, values[block], target[:, end - width : end])
+                counts[column["name"], "missing"] += missing
+                counts[column["name"], "unseen"] += unseen
+    return [torch.from_numpy(out) for out in encoded], [+counts for counts in gaps]
 
 
 def _fit(column: pd.Series, kind: Kind, how: Scaling) -> tuple[dict[str, Any], str]:
@@ -166,7 +157,7 @@ def _fit(column: pd.Series, kind: Kind, how: Scaling) -> tuple[dict[str, Any], s
         return {"kind": "empty"}, note
     missing = bool(gaps.any())
     if kind == "categorical":
-        categories, note = _categories(cells.words(column))
+        categories, note = _categories(words(column))
         return {"categories": categories, "missing": missing}, note
     moments = times.microseconds(column) if kind == "datetime" else None
     values = cells.numbers(column, kind) if moments is None else times.days(moments)
@@ -180,7 +171,7 @@ def _fit(column: pd.Series, kind: Kind, how: Scaling) -> tuple[dict[str, Any], s
     return fitted, "its time zones were taken to UTC" if zone else ""
 
 
-def _categories(coded: cells.Words) -> tuple[list[str], str]:
+def _categories(coded: Words) -> tuple[list[str], str]:
     """Return the categories that get a feature, and a note if there are more."""
     counts = np.bincount(coded.codes[coded.codes >= 0], minlength=len(coded.words))
     present = [(-count, word) for word, count in zip(coded.words, counts, strict=True) if count]
@@ -192,7 +183,7 @@ def _categories(coded: cells.Words) -> tuple[list[str], str]:
     return sorted(word for _, word in most), note if len(most) < len(present) else ""
 
 
-def widths(preprocessing: dict[str, Any]) -> tuple[int, ...]:
+def widths(preprocessing: Mapping[str, Any]) -> tuple[int, ...]:
     """Say how many features each column became, in their order."""
     return tuple(len(_features(column)) for column in preprocessing["columns"])
 
@@ -222,12 +213,13 @@ def _prepared(column: dict[str, Any], raw: pd.Series) -> npt.NDArray[Any]:
         return np.zeros(len(raw), dtype=np.float32)
     held = arrow.series(raw, kind)
     if kind == "categorical":
-        coded = cells.words(held)
+        coded = words(held)
         places = {word: place for place, word in enumerate(column["categories"])}
         width = len(places) + column["missing"]
-        # An unseen category points past the last feature.
+        # An unseen category points past the last feature, a gap where there was none further.
         place = [places.get(word, width) for word in coded.words]
-        return np.array([*place, width - column["missing"]], dtype=np.int32)[coded.codes]
+        missing = width - 1 if column["missing"] else width + 1
+        return np.array([*place, missing], dtype=np.int32)[coded.codes]
     if kind == "datetime":
         if (getattr(held.dtype, "tz", None) is not None) != column["zone"] and held.notna().any():
             rule = "a time zone" if column["zone"] else "no time zone"
@@ -236,18 +228,27 @@ def _prepared(column: dict[str, Any], raw: pd.Series) -> npt.NDArray[Any]:
                 "these are not so; write them alike"
             )
         return times.microseconds(held)
-    return held.to_numpy() if held.dtype.kind in "iuf" else cells.numbers(held, kind)
+    is_plain = isinstance(held.dtype, np.dtype) and held.dtype.kind in "iuf"
+    return held.to_numpy() if is_plain else cells.numbers(held, kind)
 
 
-def _encode(column: dict[str, Any], values: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
-    """Write some rows of a column into its features, float32 (n, d), which are all zeros."""
+def _encode(
+    column: dict[str, Any], values: npt.NDArray[Any], out: npt.NDArray[np.float32]
+) -> tuple[int, int]:
+    """Write some rows of a column into its features, float32 (n, d), which are all zeros.
+
+    Returns:
+        how many of them are missing, and how many unseen.
+    """
     kind = column["kind"]
     if kind == "empty":
-        return
+        return 0, 0
     if kind == "categorical":
-        known = np.flatnonzero(values < out.shape[1])
+        width = out.shape[1]
+        known = np.flatnonzero(values < width)
         out[known, values[known]] = 1
-        return
+        missing = values == (width - 1 if column["missing"] else width + 1)
+        return int(missing.sum()), int((values == width).sum())
     moments = values
     values = times.days(values) if kind == "datetime" else values.astype(np.float64, copy=False)
     gaps = np.isnan(values)
@@ -266,3 +267,4 @@ def _encode(column: dict[str, Any], values: npt.NDArray[Any], out: npt.NDArray[n
             out[:, place] = circle
     if column["missing"]:
         out[:, -1] = gaps
+    return int(gaps.sum()), 0

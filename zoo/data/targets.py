@@ -15,10 +15,12 @@ import pandas as pd
 
 from zoo.data import cells
 from zoo.data.cells import NUMBER, FloatArray
+from zoo.data.words import text
 from zoo.errors import DataError
 from zoo.sections import Task
 
 MOST_CLASSES = 20  # more distinct integers than these are quantities, not classes
+EXACT = 2.0**53  # whole numbers from here on are not all there among float64
 SEPARATOR = re.compile(r"[;|]")  # of labels in one cell
 
 
@@ -68,7 +70,7 @@ def as_target(column: pd.Series, task: Task | None = None) -> Target:
            [0., 0.]])
     """
     name = str(column.name)
-    _refuse_empty(name, len(column))
+    _refuse_no_values(name, len(column))
     kind = cells.kind(column)
     found = task or _task(column, kind)
     if found == "classification":
@@ -94,7 +96,7 @@ def as_targets(columns: pd.DataFrame, task: Task | None = None) -> Target:
     """
     names = tuple(map(str, columns.columns))
     listed = ", ".join(map(repr, names))
-    _refuse_empty(listed, len(columns))
+    _refuse_no_values(listed, len(columns))
     kinds = {name: cells.kind(columns[name]) for name in names}
     binary = {name: _binary(columns[name], kinds[name]) for name in names}
     found: Task = task or ("multilabel" if all(binary.values()) else "regression")
@@ -111,8 +113,10 @@ def as_targets(columns: pd.DataFrame, task: Task | None = None) -> Target:
             )
         values = np.stack([cells.numbers(columns[name], kinds[name]) for name in names], axis=1)
         _refuse_constant(names, values)
+        _refuse_taken(names, "p_")
         return Target(names, found, values, names, f"{listed}: {len(names)} labels")
     values = np.stack([_quantities(columns[name], kinds[name]) for name in names], axis=1)
+    _refuse_taken(names, "std_")
     return Target(names, found, values, (), f"{listed}: regression on {len(names)} targets")
 
 
@@ -149,7 +153,12 @@ def _called(kind: cells.Kind) -> str:
 
 
 def _classes(name: str, column: pd.Series, why: str) -> Target:
-    words = cells.text(column)
+    if column.dtype == np.float64 and column.abs().max() >= EXACT:
+        raise DataError(
+            f"target {name!r} must have classes that can be told apart, however numbers beyond "
+            f'{EXACT:g} cannot; set data.task = "classification" for a file, or give them as text'
+        )
+    words = text(column)
     classes = natural(set(words.tolist()))
     if len(classes) < 2:
         raise DataError(
@@ -164,7 +173,7 @@ def _classes(name: str, column: pd.Series, why: str) -> Target:
 
 
 def _labels_in_text(name: str, column: pd.Series) -> Target:
-    codes, words = pd.factorize(cells.text(column))
+    codes, words = pd.factorize(text(column))
     sets = [{label.strip() for label in SEPARATOR.split(word)} - {""} for word in words]
     classes = natural(set().union(*sets))
     if not classes:
@@ -174,6 +183,7 @@ def _labels_in_text(name: str, column: pd.Series) -> Target:
     of_word = np.array([[label in labels for label in classes] for labels in sets], np.float64)
     values = of_word[codes]
     _refuse_constant(classes, values)
+    _refuse_taken(classes, "p_")
     note = f"{name!r}: {len(classes)} labels, {values.sum(axis=1).mean():.3g} per row"
     return Target((name,), "multilabel", values, classes, note)
 
@@ -183,7 +193,7 @@ def _quantities(column: pd.Series, kind: cells.Kind) -> FloatArray:
     if kind != "numeric":
         raise DataError(
             f"data.task 'regression' needs a numeric target, however {str(column.name)!r} holds "
-            f"{cells.text(column)[0]!r}; choose another column or task 'classification'"
+            f"{text(column)[0]!r}; choose another column or task 'classification'"
         )
     numbers = cells.numbers(column)
     if numbers.min() == numbers.max():
@@ -200,12 +210,23 @@ def _binary(column: pd.Series, kind: cells.Kind) -> bool:
     return kind == "numeric" and bool(np.isin(cells.numbers(column), (0.0, 1.0)).all())
 
 
-def _refuse_empty(name: str, rows: int) -> None:
+def _refuse_no_values(name: str, rows: int) -> None:
     if not rows:
         quoted = name if name.startswith("'") else repr(name)
         raise DataError(
             f"target {quoted} must have values, however every row lacks one; choose another column"
         )
+
+
+def _refuse_taken(names: tuple[str, ...], prefix: str) -> None:
+    """Refuse names under which predictions have another column (see :mod:`zoo.terms`)."""
+    taken = {f"{prefix}{name}" for name in names} | {"file", "uncertainty"}
+    for name in names:
+        if name in taken:
+            raise DataError(
+                f"predictions are columns called as the targets, besides {prefix}TARGET, file and "
+                f"uncertainty, however {name!r} would then come twice; rename it"
+            )
 
 
 def _refuse_constant(labels: tuple[str, ...], values: FloatArray) -> None:

@@ -6,9 +6,12 @@ import math
 import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.settings import parse_value
+
+if TYPE_CHECKING:
+    from zoo.data import Data  # imports torch, which lists of runs do not need
 
 Kind = Literal["single", "predictions", "weights", "distilled"]
 Status = Literal["queued", "running", "finished", "diverged", "failed", "interrupted"]
@@ -248,6 +251,19 @@ def differences(one: NewRun | Run, other: NewRun | Run) -> list[tuple[str, str, 
     if one.common_split != other.common_split:
         told.append(("split", one.common_split, other.common_split))
     return told
+
+
+def changed(data: "Data", run: NewRun | Run) -> list[tuple[str, str, str]]:
+    """Tell in what data are not those that a run learnt from.
+
+    Returns:
+        (what, then, now).
+    """
+    told = [
+        ("content", run.data_fingerprint, data.fingerprint),
+        ("split", run.split_hash, data.split_hash),
+    ]
+    return [(what, then, now) for what, then, now in told if then != now]
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
