@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ensemble.alignment import align
     from ensemble.average import uniform, weighted
     from ensemble.catalogue import find, methods
     from ensemble.comparison import compare
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from ensemble.members import out_of_fold
     from ensemble.products import combine
     from ensemble.recalibration import recalibrate
+    from ensemble.responses import activations
     from ensemble.serving import Predictor, predictor
     from ensemble.soup import Soup, greedy_soup
     from ensemble.statistics import paired_bootstrap
+    from ensemble.symmetries import Symmetry, symmetry
 
 __all__ = [
     "EnsembleError",
@@ -33,6 +36,9 @@ __all__ = [
     "Predictor",
     "Preflight",
     "Soup",
+    "Symmetry",
+    "activations",
+    "align",
     "combine",
     "compare",
     "find",
@@ -43,6 +49,7 @@ __all__ = [
     "predictor",
     "preflight",
     "recalibrate",
+    "symmetry",
     "uniform",
     "weighted",
 ]
@@ -53,6 +60,9 @@ _HOMES = {
     "Preflight": "connectivity",
     "Predictor": "serving",
     "Soup": "soup",
+    "Symmetry": "symmetries",
+    "activations": "responses",
+    "align": "alignment",
     "combine": "products",
     "compare": "comparison",
     "find": "catalogue",
@@ -63,6 +73,7 @@ _HOMES = {
     "predictor": "serving",
     "preflight": "connectivity",
     "recalibrate": "recalibration",
+    "symmetry": "symmetries",
     "uniform": "average",
     "weighted": "average",
 }

@@ -1,4 +1,4 @@
-"""What an axis of a tensor is made of: the algebra behind :mod:`ensemble.symmetry`.
+"""What an axis of a tensor is made of: the algebra behind :mod:`ensemble.symmetries`.
 
 An axis is a sum (concatenation) of segments, and a segment is a product (flattening, row by row)
 of atoms.  Channels flattened with positions are one segment of two atoms, two concatenated blocks

@@ -98,10 +98,10 @@ def blend(states: Sequence[State], weights: Sequence[float]) -> dict[str, Tensor
     result = {}
     for key in states[0]:
         leaves = [state[key] for state in states]
-        place = tuple(place(leaf) for leaf in leaves) if leaves[0].numel() else key
-        if place not in done:
-            done[place] = _blend_leaf(leaves, weights, convex)
-        result[key] = done[place]
+        where = tuple(place(leaf) for leaf in leaves) if leaves[0].numel() else key
+        if where not in done:
+            done[where] = _blend_leaf(leaves, weights, convex)
+        result[key] = done[where]
     return result
 
 

@@ -38,7 +38,7 @@ class Symmetry:
         axes: for each key, the layout of every axis; keys that nothing permutes are left out.
         unknown: operations that were not understood, and whose operands are therefore frozen.
         buffers: keys that are no parameters, such as running statistics.
-        sites: what layers read, see :mod:`ensemble.activations`: where in the computation it comes
+        sites: what layers read, see :mod:`ensemble.responses`: where in the computation it comes
             about, and the layout of its axes.
     """
 

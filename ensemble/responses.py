@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ensemble.errors import SymmetryError
 from ensemble.recalibration import Batch
 from ensemble.state import State
-from ensemble.symmetry import Layout, Symmetry
+from ensemble.symmetries import Layout, Symmetry
 from ensemble.tracing import Made
 
 POSITIONS = 16_384  # samples times places in them that are looked at, at most, per batch

@@ -15,14 +15,16 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ensemble.activations import layouts
-from ensemble.errors import OptionError
+from ensemble.errors import OptionError, StateMismatchError
+from ensemble.responses import layouts
 from ensemble.state import State, blend, check
-from ensemble.symmetry import Layout, Symmetry, index_of
+from ensemble.symmetries import Layout, Symmetry, index_of
 
 Strategy: TypeAlias = Literal["reference", "mean", "tree"]
 Leaves: TypeAlias = Mapping[str, Tensor]
 SWEEPS = 100  # over all layers, at most
+ROUNDS = 30  # over all members, at most
+LEAST = 1e-5  # of agreement that must be gained; less is the rounding of float32
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,12 @@ class Matcher:
                 step = _assignment(agreement)
                 rows = torch.arange(len(step))
                 gain = float(agreement[rows, step].sum() - agreement.diagonal().sum()) / scale
-                if gain > 1e-9:
+                if gain > LEAST / 10:
                     gained += gain
                     orders[group] = orders[group][step]
                     self._turn(group, orders, other, turned)
             total += gained
-            if gained <= 1e-7:
+            if gained <= LEAST:
                 break
         return orders, total
 
@@ -124,9 +126,9 @@ def align(
 
     Args:
         states: the members.
-        symmetry: their module's, from :func:`~ensemble.symmetry.symmetry`.
+        symmetry: their module's, from :func:`~ensemble.symmetries.symmetry`.
         activations: what the members' layers read, from
-            :func:`~ensemble.activations.activations`; the weights themselves are matched without.
+            :func:`~ensemble.responses.activations`; the weights themselves are matched without.
         strategy: ``reference`` matches every member to one; ``mean`` each in turn to the mean of
             the others, until none moves (MergeMany, algorithm 3 of Git Re-Basin); ``tree`` pairs
             neighbours, then the means of pairs, and so on.
@@ -137,6 +139,7 @@ def align(
 
     Raises:
         OptionError: where an option is out of range.
+        StateMismatchError: where members do not fit together, or not the symmetry.
 
     >>> import torch
     >>> from torch import nn
@@ -149,6 +152,7 @@ def align(
     True
     """
     members = check(states)
+    _refuse_others(members[0], symmetry)
     if not 0 <= reference < len(members):
         raise OptionError(f"reference must be one of {len(members)} members, however {reference}")
     if restarts < 1:
@@ -162,6 +166,18 @@ def align(
     matchers = [Matcher(symmetry.sizes, axes, seed + k) for k in range(restarts)]
     found = STRATEGIES[strategy](matchers, leaves, reference)
     return [symmetry.permute(state, orders) for state, orders in zip(members, found, strict=True)]
+
+
+def _refuse_others(state: State, symmetry: Symmetry) -> None:
+    told = []
+    for key, axes in symmetry.axes.items():
+        shape = tuple(sum(math.prod(n for _, n in part) for part in layout) for layout in axes)
+        if key not in state:
+            told.append(f"{key!r} is not there")
+        elif tuple(state[key].shape) != shape:
+            told.append(f"{key!r} is {tuple(state[key].shape)} and not {shape}")
+    if told:
+        raise StateMismatchError("members must fit the module of the symmetry", told)
 
 
 def _to_reference(
@@ -184,14 +200,14 @@ def _to_mean(
     if len(leaves) < 3:
         return found
     waiting = set(range(len(leaves)))
-    while waiting:
+    for _ in range(ROUNDS):
         for k in torch.randperm(len(leaves), generator=matchers[0].generator).tolist():
             if k not in waiting:
                 continue
             waiting.discard(k)
             others = _mean([each for i, each in enumerate(now) if i != k])
             orders, gained = _best(matchers, others, now[k])
-            if gained > 1e-6:
+            if gained > LEAST:
                 found[k] = [old[new] for old, new in zip(found[k], orders, strict=True)]
                 now[k] = _turned(matchers[0], leaves[k], found[k])
                 waiting = set(range(len(leaves))) - {k}

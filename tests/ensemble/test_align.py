@@ -1,0 +1,171 @@
+"""Aligned members compute what they did, and their units stand in one order."""
+
+import pytest
+import torch
+from torch import nn
+
+from ensemble import uniform
+from ensemble.alignment import STRATEGIES, Matcher, align
+from ensemble.errors import OptionError, StateMismatchError, SymmetryError
+from ensemble.responses import activations
+from ensemble.symmetries import symmetry
+from zoo import models
+
+CASES = {
+    "mlp": ((6,), {"hidden": (16, 12)}),
+    "cnn": ((1, 8, 8), {"channels": (6, 8)}),
+    "resnet": ((1, 8, 8), {}),
+    "resmlp": ((6,), {"width": 16}),
+}
+
+
+def network(name, seed=0):
+    shape, options = CASES[name]
+    return models.build(name, options, shape, 3, seed).eval(), shape
+
+
+def state_of(module):
+    return {key: leaf.detach().clone() for key, leaf in module.state_dict().items()}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for key, leaf in one.items():
+        torch.testing.assert_close(leaf, other[key])
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    """A module, inputs, its symmetry, and the state with three states that are permuted copies."""
+    torch.manual_seed(0)
+    module, shape = network(request.param)
+    x = torch.randn(200, *shape)
+    found = symmetry(module, x[:2])
+    state = state_of(module)
+    copies = [
+        found.permute(state, found.random(torch.Generator().manual_seed(seed))) for seed in range(3)
+    ]
+    return request.param, module, x, found, [state, *copies]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("by", ["weights", "activations"])
+def test_permuted_copies_are_recovered(case, by, strategy):
+    _, module, x, found, states = case
+    read = activations(module, states, [x], found) if by == "activations" else None
+    aligned = align(states, found, activations=read, strategy=strategy, restarts=5)
+    if by == "weights" and strategy == "reference" and len(found.sizes) > 4:
+        assert len(aligned) == 4  # layers in turn may be stuck in a deep net, see below
+    else:
+        for state in aligned[1:]:
+            assert_same(state, aligned[0])
+    if strategy == "reference":
+        assert_same(aligned[0], states[0])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("by", ["weights", "activations"])
+def test_every_member_computes_what_it_did(case, by, strategy):
+    name, module, x, found, _ = case
+    states = [state_of(network(name, seed)[0]) for seed in range(4)]
+    read = activations(module, states, [x], found) if by == "activations" else None
+    for before, after in zip(
+        states, align(states, found, activations=read, strategy=strategy), strict=True
+    ):
+        outputs = [
+            torch.func.functional_call(module, state, (x,)).detach() for state in (before, after)
+        ]
+        torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+        for key, leaf in before.items():
+            assert torch.equal(leaf.flatten().sort()[0], after[key].flatten().sort()[0])
+
+
+def test_matching_never_agrees_less_than_before(case):
+    *_, found, states = case
+    axes = {key: axes for key, axes in found.axes.items() if key not in found.buffers}
+    matcher = Matcher(found.sizes, axes)
+    generator = torch.Generator().manual_seed(5)
+    leaves = [{key: torch.randn(s[key].shape, generator=generator) for key in axes} for s in states]
+    for other in leaves[1:]:
+        orders, gained = matcher.match(leaves[0], other)
+        turned = found.permute(other, orders)
+        inner = [sum(float((leaves[0][k] * o[k]).sum()) for k in axes) for o in (other, turned)]
+        assert inner[1] >= inner[0]
+        norms = [sum(float(each[k].square().sum()) for k in axes) for each in (leaves[0], other)]
+        assert gained == pytest.approx(
+            (inner[1] - inner[0]) / (norms[0] * norms[1]) ** 0.5, abs=1e-4
+        )
+        again, more = matcher.match(leaves[0], turned)
+        assert more == pytest.approx(0, abs=1e-5)
+        assert all(torch.equal(order, torch.arange(len(order))) for order in again)
+
+
+def test_one_member_and_two_are_aligned_too(case):
+    _, module, x, found, states = case
+    for strategy in STRATEGIES:
+        (alone,) = align(states[:1], found, strategy=strategy)
+        assert_same(alone, states[0])
+        pair = align(states[:2], found, activations=activations(module, states[:2], [x], found),
+                     strategy=strategy)  # fmt: skip
+        assert_same(*pair)
+
+
+def test_the_average_of_aligned_copies_is_the_network(case):
+    _, module, x, found, states = case
+    read = activations(module, states, [x], found)
+    average = uniform(align(states, found, activations=read))
+    with torch.no_grad():
+        outputs = torch.func.functional_call(module, average, (x,))
+        torch.testing.assert_close(outputs, module(x), rtol=1e-4, atol=1e-5)
+        naive = torch.func.functional_call(module, uniform(states), (x,))
+    assert not torch.allclose(naive, outputs, atol=1e-2)
+
+
+def test_statistics_do_not_take_part_in_matching_weights():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    net.eval()
+    found = symmetry(net, torch.rand(3, 4))
+    assert {"1.running_mean", "1.running_var"} <= found.buffers & found.axes.keys()
+    state = state_of(net)
+    other = found.permute(state, found.random(torch.Generator().manual_seed(1)))
+    other["1.running_var"] = 1e3 * torch.rand(6)
+    _, back = align([state, other], found)
+    assert torch.equal(back["0.weight"], state["0.weight"])
+
+
+class Turning(nn.Module):
+    """Computes something else each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.calls = nn.Linear(3, 5), nn.Linear(5, 2), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.b(torch.relu(self.a(x) if self.calls < 4 else self.a(x * 1).tanh()))
+
+
+def test_activations_of_another_computation_are_refused():
+    module = Turning()
+    found = symmetry(module, torch.rand(2, 3))
+    module.calls = 5
+    with pytest.raises(SymmetryError, match=r"computes otherwise than it was traced.* by weights"):
+        activations(module, [state_of(module)], [torch.rand(4, 3)], found)
+
+
+def test_options_out_of_range_are_refused(case):
+    *_, found, states = case
+    with pytest.raises(OptionError, match="reference must be one of 4 members, however 4"):
+        align(states, found, reference=4)
+    with pytest.raises(OptionError, match="restarts must be 1 or more"):
+        align(states, found, restarts=0)
+
+
+def test_states_of_another_module_are_refused():
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    found = symmetry(net, torch.zeros(1, 2))
+    with pytest.raises(StateMismatchError, match=r"however: '2\.weight' is not there"):
+        align([{"0.weight": torch.zeros(3, 2), "0.bias": torch.zeros(3)}] * 2, found)
+    with pytest.raises(StateMismatchError, match=r"'0\.bias' is \(4,\)"):
+        align([state_of(net) | {"0.bias": torch.zeros(4)}] * 2, found)

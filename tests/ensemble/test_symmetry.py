@@ -1,0 +1,246 @@
+"""Which units permute together is found for modules of any kind, and proved."""
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from ensemble.axes import cut, fresh, length, reshape, resolve, unify
+from ensemble.errors import SymmetryError
+from ensemble.symmetries import Symmetry, symmetry
+from zoo import models
+
+
+def randomised(module):
+    """Let all numbers of a module differ, statistics too."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for leaf in (*module.parameters(), *module.buffers()):
+            if leaf.is_floating_point():
+                leaf += 0.2 * torch.rand(leaf.shape, generator=generator)
+    return module.eval()
+
+
+def assert_same_function(module, found, *inputs):
+    """Permuted states compute the same; and something does move."""
+    module = randomised(module).double()
+    inputs = [x.double() if x.is_floating_point() else x for x in inputs]
+    state = module.state_dict()
+    with torch.no_grad():
+        before = module(*inputs)
+        for seed in range(3):
+            orders = found.random(torch.Generator().manual_seed(seed))
+            turned = found.permute(state, orders)
+            after = torch.func.functional_call(module, turned, tuple(inputs), tie_weights=False)
+            torch.testing.assert_close(after, before, rtol=1e-8, atol=1e-8)
+            moved = [key for key in state if not torch.equal(turned[key], state[key])]
+            assert set(moved) <= set(found.axes)
+            assert moved
+
+
+SHAPES = {
+    "mlp": [((5,), {"hidden": (6, 7)}), ((5,), {"norm": "batch"}), ((5,), {"norm": "layer"})],
+    "resmlp": [((5,), {})],
+    "cnn": [((1, 12, 12), {"channels": (4, 6)})],
+    "resnet": [((3, 12, 12), {})],
+    "ft_transformer": [((4,), {}), ((4,), {"activation": "gelu"})],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options"),
+    [(name, *each) for name, cases in SHAPES.items() for each in cases],
+)
+def test_every_model_of_ours_has_its_hidden_units_free(name, shape, options):
+    module = models.build(name, options, shape, 3, 0)
+    x = torch.rand(4, *shape)
+    found = symmetry(module, x)
+    assert found.unknown == ()
+    assert_same_function(module, found, x)
+    # Everything but what faces inputs and outputs alone is permuted by something.
+    fixed = {key for key in module.state_dict() if key not in found.axes}
+    last = [key for key in module.state_dict() if key.endswith("bias")][-1]
+    assert {key for key in fixed if "num_batches" not in key} == {last}
+
+
+def test_the_units_of_a_plain_network_are_those_of_its_hidden_layers():
+    net = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2))
+    found = symmetry(net, torch.zeros(1, 3))
+    assert found.sizes == (5, 4)
+    first, second = found.axes["0.bias"][0], found.axes["2.bias"][0]
+    assert found.axes["0.weight"] == (first, (((None, 3),),))
+    assert found.axes["2.weight"] == (second, first)
+    assert found.axes["4.weight"] == ((((None, 2),),), second)
+    assert "4.bias" not in found.axes
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner = nn.Linear(3, 6), nn.Linear(6, 4)
+        self.outer, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for _ in range(2):  # the same block twice
+            x = x + self.outer(F.gelu(self.inner(x)))
+        return self.head(x)
+
+
+class Convolutions(nn.Module):
+    """Depthwise, pointwise, grouped; concatenated with another branch; gated."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.depth = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, groups=8)
+        self.point, self.norm = nn.Conv2d(8, 12, 1), nn.GroupNorm(4, 12)
+        self.grouped, self.b = nn.Conv2d(12, 8, 3, groups=2), nn.Conv2d(3, 4, 3)
+        self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)
+        self.hidden, self.gate, self.out = nn.Linear(40, 5), nn.Linear(5, 10), nn.Linear(5, 3)
+
+    def forward(self, x):
+        y = self.point(self.depth(torch.relu(self.a(x))))
+        y = self.up(self.grouped(F.relu(self.norm(y), inplace=True)))
+        parts = [F.adaptive_avg_pool2d(part, 2) for part in (y, self.b(x))]
+        h = torch.tanh(self.hidden(torch.cat(parts, 1).flatten(1)))
+        u, v = self.gate(h).chunk(2, -1)
+        return self.out(u * torch.sigmoid(v))
+
+
+class Language(nn.Module):
+    """Embedding tied to the head, attention of PyTorch's own, LayerNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(11, 16)
+        self.layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, dropout=0.0)
+        self.head = nn.Linear(16, 11, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(self.layer(self.embed(x)))
+
+
+class Padded(nn.Module):
+    """A shortcut that pads channels with zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 3, 1), nn.Conv2d(3, 5, 1)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        x = F.relu(self.b(x)) + F.pad(x, (0, 0, 0, 0, 1, 1))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("module", "x", "sizes"),
+    [
+        (Residual, torch.rand(3, 3), [4, 6]),
+        (Convolutions, torch.rand(2, 3, 10, 10), [2, 2, 2, 3, 4, 4, 5, 5, 6, 8]),
+        (Language, torch.arange(10).view(2, 5), [4, 4, 16, 32]),
+        (Padded, torch.rand(2, 2, 3, 3), [3]),
+    ],
+)
+def test_modules_of_many_kinds(module, x, sizes):
+    torch.manual_seed(0)
+    module = module()
+    found = symmetry(module, x)
+    assert found.unknown == ()
+    assert_same_function(module, found, x)
+    assert sorted(found.sizes) == sizes or module.__class__ is Convolutions
+
+
+def test_tied_weights_stay_tied():
+    module = Language()
+    found = symmetry(module, torch.arange(10).view(2, 5))
+    turned = found.permute(module.state_dict(), found.random())
+    assert turned["head.weight"].data_ptr() == turned["embed.weight"].data_ptr()
+
+
+class Sorting(nn.Module):
+    """What orders units by their values is no symmetry of theirs to this tracer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 5), nn.Linear(5, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.c(F.relu(self.b(torch.cumsum(self.a(x), -1))))
+
+
+def test_what_is_not_known_is_frozen_and_said():
+    found = symmetry(Sorting(), torch.rand(2, 3))
+    assert found.unknown == ("cumsum",)
+    assert found.sizes == (4,)
+    assert_same_function(Sorting(), found, torch.rand(2, 3))
+
+
+class Random(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x))) + torch.rand(2)
+
+
+def test_a_specification_that_does_not_hold_is_refused():
+    with pytest.raises(SymmetryError, match=r"change the output by .*; merge without alignment"):
+        symmetry(Random(), torch.rand(2, 3))
+
+
+def test_a_module_that_cannot_compute_is_refused_in_a_line():
+    with pytest.raises(SymmetryError, match="however: mat1 and mat2 shapes cannot be multiplied"):
+        symmetry(nn.Linear(3, 2), torch.rand(2, 4))
+
+
+def test_the_module_is_left_as_it_was():
+    module = models.build("cnn", {"channels": (4,)}, (1, 8, 8), 3, 0).train()
+    before = {key: leaf.clone() for key, leaf in module.state_dict().items()}
+    symmetry(module, torch.rand(4, 1, 8, 8))
+    assert module.training
+    for key, leaf in module.state_dict().items():
+        assert torch.equal(leaf, before[key])
+        assert leaf.dtype == before[key].dtype
+
+
+# -- The algebra of axes
+
+
+def sizes(axis):
+    return [[atom.size for atom in segment] for segment in resolve(axis)]
+
+
+def test_what_is_flattened_is_a_product_and_what_is_split_is_bound_to_one():
+    channels, height, flat = fresh(6), fresh(4, frozen=True), fresh(24)
+    (merged,) = reshape([channels, height], [24])
+    assert sizes(merged) == [[6, 4]]
+    unify(flat, merged)
+    assert sizes(flat) == [[6, 4]]
+    heads = reshape([channels], [2, 3])
+    assert [sizes(axis) for axis in heads] == [[[2]], [[3]]]
+    assert sizes(flat) == [[2, 3, 4]]
+
+
+def test_concatenated_axes_are_read_piece_by_piece():
+    a, b, reader = fresh(3), fresh(4), fresh(7)
+    unify(reader, (*a, *b))
+    assert sizes(reader) == [[3], [4]]
+    assert resolve(cut(reader, 3, 7)) == resolve(b)
+    assert sizes(cut(reader, 1, 5)) == [[2], [2]]
+    assert length(reader) == 7
+
+
+def test_what_cannot_agree_is_frozen():
+    a, b = fresh(6), fresh(6)
+    reshape([a], [2, 3])
+    reshape([b], [3, 2])
+    unify(a, b)
+    assert all(atom.frozen for axis in (a, b) for segment in resolve(axis) for atom in segment)
+
+
+def test_a_symmetry_is_a_plain_value():
+    assert Symmetry((), {}, ()) == Symmetry((), {})
