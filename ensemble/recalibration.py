@@ -44,20 +44,16 @@ def recalibrate(module: nn.Module, state: State, batches: Iterable[Batch]) -> di
     if found := differences([module.state_dict(), state], ["the module", "the state"]):
         raise StateMismatchError("the state must fit the module", found)
     result = blend([state], [1.0])
-    if not _norms(module):
+    if not norms(module):
         return result
     twin = copy.deepcopy(module).eval()
     twin.load_state_dict(result, assign=True)
-    values = dict.fromkeys(_norms(twin), 0)
+    values = dict.fromkeys(norms(twin), 0)
 
     def weigh(norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
         """Let this batch count by its share of the values seen so far."""
+        refuse_lone_values(norm, inputs)
         here = inputs[0].numel() // norm.num_features
-        if here < 2:
-            raise OptionError(
-                "BatchNorm needs two or more values per channel in every batch, however one of "
-                f"shape {tuple(inputs[0].shape)} has {here}: drop it, or change the batch size"
-            )
         if not values[norm]:
             norm.reset_running_stats()
         values[norm] += here
@@ -78,5 +74,20 @@ def recalibrate(module: nn.Module, state: State, batches: Iterable[Batch]) -> di
     return {key: fresh[key] for key in state}
 
 
-def _norms(module: nn.Module) -> list[_BatchNorm]:
+def refuse_lone_values(norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+    """Refuse a batch that has no variance.
+
+    Raises:
+        OptionError: where it brings one value of a channel, or none.
+    """
+    values = inputs[0].numel() // norm.num_features
+    if values < 2:
+        raise OptionError(
+            "BatchNorm needs two or more values per channel in every batch, however one of "
+            f"shape {tuple(inputs[0].shape)} has {values}: drop it, or change the batch size"
+        )
+
+
+def norms(module: nn.Module) -> list[_BatchNorm]:
+    """Return the layers of a module that have running statistics."""
     return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
