@@ -20,7 +20,11 @@ from zoo.printable import echo
     required=True,
     help="Pool what the members predict, or average their weights into one model.",
 )
-@click.option("--method", metavar="M", help="See `methods`; by default mean and greedy-soup.")
+@click.option(
+    "--method",
+    metavar="M",
+    help="See `methods`; by default mean, or the best that can be made of weights.",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A method's option.")
 @click.option("--save", "name", metavar="NAME", help="The name of the product.")
 @trust_option

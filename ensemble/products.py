@@ -1,30 +1,28 @@
 """Make one predictor of several members, and save it into the registry with its parents."""
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from ensemble.averaging import average, best_average
 from ensemble.catalogue import Method, Mode, find
-from ensemble.connectivity import Preflight, preflight
+from ensemble.connectivity import Preflight
 from ensemble.errors import OptionError
 from ensemble.heldout import pooling
+from ensemble.ladder import Ladder
 from ensemble.likeness import same_model, same_rows
 from ensemble.members import Bench, bench
 from ensemble.predictions import mean, tasks
-from ensemble.recalibration import recalibrate
-from ensemble.soup import Soup
-from ensemble.state import State, check
-from ensemble.supplies import base, supplies
+from ensemble.state import State
+from ensemble.supplies import base
 from zoo.errors import ZooError
 from zoo.registry import NewRun, Registry, Run
 from zoo.registry.records import digest
 from zoo.settings import NAME_RULE, is_name
 
-DEFAULTS: Mapping[Mode, str] = {"predictions": "mean", "weights": "greedy-soup"}
-BATCH = 256  # rows, or a few more, in a batch from which BatchNorm statistics are estimated
+LADDER = "ladder"  # what a product is called that was made without naming a method
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ class Product:
         val: the product's.
         best: the best member's.
         mean: the mean of the members'.
-        flight: what was measured before averaging weights.
+        flight: what was measured before averaging weights by a method.
+        ladder: what was tried where no method was named.
     """
 
     run: Run
@@ -49,7 +48,8 @@ class Product:
     val: float
     best: float
     mean: float
-    flight: Preflight | None
+    flight: Preflight | None = None
+    ladder: Ladder | None = None
 
 
 def combine(
@@ -72,7 +72,8 @@ def combine(
         runs: the members: finished, of one data set.
         mode: ``predictions`` keeps every member and pools what they say; ``weights`` makes one
             model by averaging.
-        method: of the catalogue; by default ``mean`` and ``greedy-soup``.
+        method: of the catalogue; by default ``mean`` for predictions; weights climb the ladder of
+            :mod:`ensemble.ladder`, which aligns and repairs them where it must.
         options: the method's, and ``weights`` where it needs them: one number per member, by
             default the inverse of its validation loss (Bates & Granger 1969 for squared errors);
             and ``base``, a reference to the run that all started from, by default what their
@@ -84,7 +85,12 @@ def combine(
         EnsembleError: where members do not fit together, or the method does not fit them.
     """
     table = bench(registry, runs, frame)
-    chosen = find(mode, method or DEFAULTS[mode])
+    climbing = mode == "weights" and method is None
+    chosen = None if climbing else find(mode, method or "mean")
+    if chosen is None and options:
+        raise OptionError(
+            f"{', '.join(options)}: options are a method's, however none is named; add --method"
+        )
     if mode == "weights":
         same_model(runs)
         same_rows(runs)
@@ -92,34 +98,51 @@ def combine(
     alone = pooling(partial(table.pool, mean), {})
     figures = [table.figures(*table.validation([run], alone)) for run in runs]
     order = list(range(len(runs)))
-    if not chosen.ordered:  # the first of members that score alike is then the better one
+    if (
+        chosen is None or not chosen.ordered
+    ):  # the first of members that score alike is then the better one
         order.sort(key=lambda k: figures[k]["val_loss"])
     members = [runs[k] for k in order]
     given = dict(options or {})
     supply: dict[str, Any] = {}
-    if "weights" in chosen.needs:
+    needs = chosen.needs if chosen else ()
+    if "weights" in needs:
         inverse = [1 / max(figure["val_loss"], 1e-9) for figure in figures]
         weights = _weights(given.pop("weights", inverse), len(runs))
         supply["weights"] = [weights[k] for k in order]
     start: dict[str, Any] = {}
-    if "base" in chosen.needs:
+    if "base" in needs:
         supply["base"], start["base"] = base(table, members, given.pop("base", None))
-    arguments = supply | chosen.bind(given)
-    make = partial(_average, start=start) if mode == "weights" else _pool
-    state, val, used, flight = make(table, members, chosen, arguments)
-    run = _save(registry, members, used, mode, chosen, arguments, name, state, val)
+    arguments = supply | (chosen.bind(given) if chosen else {})
+    if mode == "predictions" and chosen:
+        val, made = _pool(table, members, chosen, arguments), None
+    else:
+        made = average(table, members, chosen, arguments, start) if chosen else None
+        made = made or best_average(table, members)
+        val = made.figures
+    used = made.used if made else members
+    name_of = chosen.name if chosen else LADDER
+    state = made.state if made else None
+    run = _save(registry, members, used, mode, name_of, arguments, name, state, dict(val))
     key = f"val_{table.metric.name}"
     values = [figure[key] for figure in figures]
     best = (max if table.metric.direction == "max" else min)(values)
     return Product(
-        run, members, used, table.metric.name, val[key], best, sum(values) / len(values), flight
+        run=run,
+        members=members,
+        used=used,
+        metric=table.metric.name,
+        val=val[key],
+        best=best,
+        mean=sum(values) / len(values),
+        flight=made.flight if made else None,
+        ladder=made.ladder if made else None,
     )
 
 
-Made = tuple[State | None, dict[str, float], list[Run], Preflight | None]
-
-
-def _pool(table: Bench, members: list[Run], method: Method, arguments: dict[str, Any]) -> Made:
+def _pool(
+    table: Bench, members: list[Run], method: Method, arguments: dict[str, Any]
+) -> Mapping[str, float]:
     """Pool the members' predictions; there are no weights to save."""
     task = table.data.task
     if task not in tasks(method.function):
@@ -128,52 +151,7 @@ def _pool(table: Bench, members: list[Run], method: Method, arguments: dict[str,
             f"the members' task is {task}"
         )
     pool = pooling(partial(table.pool, method.function), arguments)
-    return None, table.figures(*table.validation(members, pool)), members, None
-
-
-def _average(
-    table: Bench,
-    members: list[Run],
-    method: Method,
-    arguments: dict[str, Any],
-    start: dict[str, Any],
-) -> Made:
-    """Average the members' weights, with BatchNorm statistics re-estimated before any scoring."""
-    module, data = table.module(members[0]), table.own(members[0])
-    states = check([table.state(run) for run in members], [run.label for run in members])
-    x_N = data.train.x
-    batches = x_N.tensor_split(max(1, len(x_N) // BATCH))
-
-    def ready(state: State) -> State:
-        """Give an average the statistics it needs; a member has its own."""
-        if any(state is member for member in states):
-            return state
-        return recalibrate(module, state, map(data.prepare, batches))
-
-    def figures(state: State) -> dict[str, float]:
-        outputs_K = table.forward([module], [state], data)(data.val.x)
-        return table.figures(table.pool(mean, outputs_K), table.targets("val", data))
-
-    sign = 1 if table.metric.direction == "max" else -1
-    key = f"val_{table.metric.name}"
-    best = max(sign * figures(state)[key] for state in states)
-
-    def score(state: State) -> float:
-        """Score by the loss, among those whose metric is no worse than the best member's.
-
-        The metric alone is coarse on few rows: averages that get one row more right by luck, at a
-        much higher loss, would win.
-        """
-        figure = figures(ready(state))
-        return -figure["val_loss"] if sign * figure[key] >= best else -math.inf
-
-    flight = preflight(states, lambda state: figures(ready(state))["val_loss"])
-    supply = start | ({"score": score} if "score" in method.needs else {})
-    supply |= supplies(method.needs, module, states, data)
-    merged = method.function(states, **(arguments | supply))
-    chosen = merged.members if isinstance(merged, Soup) else range(len(members))
-    final = states[chosen[0]] if len(chosen) == 1 else ready(merged)
-    return final, figures(final), [members[k] for k in chosen], flight
+    return table.figures(*table.validation(members, pool))
 
 
 def _save(
@@ -181,7 +159,7 @@ def _save(
     members: list[Run],
     used: list[Run],
     mode: Mode,
-    method: Method,
+    method: str,
     arguments: dict[str, Any],
     name: str | None,
     state: State | None,
@@ -191,7 +169,7 @@ def _save(
     first = members[0]
     config = {
         "mode": mode,
-        "method": method.name,
+        "method": method,
         "arguments": arguments,
         "used": [run.id for run in used],
         "data": first.config["data"],
@@ -199,7 +177,7 @@ def _save(
     if state is not None:
         config["model"] = first.config["model"]
     request = NewRun(
-        name=f"{first.name}.{mode}-{method.name}",
+        name=f"{first.name}.{mode}-{method}",
         kind=mode,
         config=config,
         config_hash=digest(config)[:16],

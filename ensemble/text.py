@@ -6,6 +6,7 @@ from typing import Any
 
 from ensemble.catalogue import Method, methods
 from ensemble.comparison import Comparison, Row
+from ensemble.ladder import Ladder
 from ensemble.products import Product
 from zoo.render import Format, describe, render, to_json
 
@@ -55,7 +56,15 @@ def product_text(product: Product, form: Format) -> str:
             "collapses": flight.collapses,
             "sentence": flight.sentence,
         }
-        return to_json({**row, "preflight": measured})
+        climbed = product.ladder and {
+            "rungs": [
+                {"rung": rung.name, **rung.figures, "members": len(rung.used)}
+                for rung in product.ladder.rungs
+            ],
+            "best": product.ladder.best.name,
+            "notes": list(product.ladder.notes),
+        }
+        return to_json({**row, "preflight": measured, "ladder": climbed})
     shown = {
         "product": product.run.name,
         "used": f"{len(product.used)} of {len(product.members)}",
@@ -72,8 +81,28 @@ def product_text(product: Product, form: Format) -> str:
     return "\n\n".join([table, legend, *_advice(product)])
 
 
+def _climbed(product: Product, ladder: Ladder) -> list[str]:
+    """Show the rungs of the ladder, and say in sentences what could not be done."""
+    rows = [
+        {
+            "rung": rung.name + (" *" if rung is ladder.best else ""),
+            f"val {product.metric}": _figure(rung.figures[f"val_{product.metric}"]),
+            "val loss": _figure(rung.figures["val_loss"]),
+            "members": len(rung.used),
+        }
+        for rung in ladder.rungs
+    ]
+    legend = "* the product: the lowest loss of those no worse than the best single model"
+    lines = [render(rows, list(rows[0]), "table"), legend]
+    if ladder.best is ladder.rungs[0] and len(product.members) > 1:
+        lines.append("No average is better; these members work together as --mode predictions.")
+    return [*lines, *(textwrap.fill(note, 80) for note in ladder.notes)]
+
+
 def _advice(product: Product) -> list[str]:
     """Tell in sentences what the preflight found and what the method made of it."""
+    if product.ladder is not None:
+        return _climbed(product, product.ladder)
     if product.flight is None:
         return []
     lines = [textwrap.fill(product.flight.sentence, 80)]
