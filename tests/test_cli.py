@@ -320,7 +320,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(zoo, tmp_path, arguments, file
         (["ensemble", "nobody", "--mode", "weights"], "no run matches 'nobody'"),
         (["ensemble", "--mode", "weights", "--method", "unifrom"], "did you mean 'uniform'"),
         (["ensemble", "--mode", "predictions", "--method", "median"], "of regression"),
-        (["ensemble", "--mode", "weights", "--set", "density=1"], "has no option 'density'"),
+        (["ensemble", "--mode", "weights", "--set", "density=1"], "options are a method's"),
+        (
+            ["ensemble", "--mode", "weights", "--method", "uniform", "--set", "density=1"],
+            "has no option 'density'",
+        ),
         (
             ["ensemble", "--mode", "weights", "--method", "weighted", "--set", "weights=[1]"],
             "list of 2",
