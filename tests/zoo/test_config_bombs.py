@@ -32,6 +32,13 @@ def test_a_file_that_is_too_large_or_too_deep_is_refused_at_once(tmp_path, text)
     assert time.process_time() - start < 2
 
 
+def test_a_key_may_be_there_once(tmp_path):
+    double = tmp_path / "double.toml"
+    double.write_text("[data]\nref = 'iris'\n[optim]\nlr = 0.1\nlr = 0.2\n")
+    with pytest.raises(ConfigError, match=r"double\.toml: is not TOML: .* \(at line 5"):
+        read(double)
+
+
 def test_a_device_is_not_read_to_its_end():
     with pytest.raises(ConfigError, match="/dev/zero: settings are at most"):
         read(Path("/dev/zero"))

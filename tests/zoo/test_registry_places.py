@@ -69,6 +69,17 @@ def test_a_moved_registry_works(tmp_path):
         assert torch.equal(registry.load(run.id)["weight"], state()["weight"])
 
 
+def test_sqlite_is_told_to_flush_to_wait_and_to_check_references(tmp_path):
+    with open_registry(tmp_path) as registry:
+        for kind in (registry.database.read, registry.database.write):
+            with kind() as connection:
+                told = [
+                    connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+                    for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
+                ]
+            assert told == ["wal", 2, 30_000, 1]  # 2 is FULL: each commit reaches the disk
+
+
 def test_relative_places_stay_where_they_were_opened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with Registry() as registry:
