@@ -8,6 +8,7 @@ same hash, in any order, spelling or file.
 import hashlib
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -170,6 +171,9 @@ def parse(asked: Mapping[str, Any]) -> Config:
             raise ConfigError(f"{key}: the grid needs at least one value")
         if key.startswith("data.") and len(values) > 1:
             raise ConfigError(f"{key}: one zoo learns from one data set, however it is {values}")
+    count = math.prod(map(len, grid.values())) * len(request.seeds)
+    if count > settings.MOST_RUNS:
+        raise ConfigError(f"grid: a zoo has at most {settings.MOST_RUNS} runs, however {count}")
     sections = request.model_dump(exclude={"name", "seeds", "grid"}, exclude_unset=True)
     # Written out, so that a grid that comes to these keeps what was set for them.
     base = settings.override(sections, {})

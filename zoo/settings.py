@@ -10,8 +10,11 @@ from typing import Any
 
 from zoo.errors import ConfigError
 
-MOST_SEEDS = 100_000
 PACKED = (".gz", ".bz2", ".xz", ".zst")  # endings of compressed files
+MOST_RUNS = 100_000  # of a zoo
+MOST_TEXT = 1 << 20  # bytes of a file of settings
+# A dotted key of so many parts: what tomllib keeps of one grows with their square.
+DEEP_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){50}""")
 NAME_RULE = "up to 100 letters, digits, '.', '_', '+' and '-', not starting with '-'"
 DEFAULTS = {"model": "mlp", "optim": "adam"}  # the names of sections that do not give one
 WORD = r"""\s*(?:"[^"]*"|'[^']*'|[^\s,"'\[\]][^,"'\[\]]*)\s*"""
@@ -21,14 +24,24 @@ def read(path: Path) -> dict[str, Any]:
     """Read a TOML file as nested settings.
 
     Raises:
-        ConfigError: where it cannot be read or is not TOML.
+        ConfigError: where it cannot be read, is not TOML, or is larger or deeper than settings are.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MOST_TEXT + 1)
+        text = content.decode("utf-8")
+        if len(content) > MOST_TEXT or DEEP_KEY.search(text):
+            raise RecursionError
+        return tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(
+            f"{path}: settings are at most {MOST_TEXT:,} bytes and nest a little, however these are"
+            " more, or nest deeper"
+        ) from None
 
 
 def assignments(items: Iterable[str]) -> dict[str, list[Any]]:
@@ -110,7 +123,7 @@ def parse_value(text: str) -> Any:
     """
     try:
         document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
     return document["value"] if len(document) == 1 else text
 
@@ -126,8 +139,8 @@ def parse_seeds(value: str | int) -> list[int]:
     """
     text = str(value).strip()
     ranges = [(0, int(text))] if text.isdecimal() else [_range(p, text) for p in text.split(",")]
-    if (count := sum(stop - start for start, stop in ranges)) > MOST_SEEDS:
-        raise ValueError(f"at most {MOST_SEEDS} seeds, however {count} were asked for")
+    if (count := sum(stop - start for start, stop in ranges)) > MOST_RUNS:
+        raise ValueError(f"at most {MOST_RUNS} seeds, however {count} were asked for")
     return [seed for start, stop in ranges for seed in range(start, stop)]
 
 
@@ -231,7 +244,7 @@ def _values(key: str, text: str) -> list[Any]:
     """Parse TOML values separated by commas; a bare word is a string."""
     try:
         document = tomllib.loads(f"values = [{text}]")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         document = {}
     if list(document) == ["values"] and not text.rstrip().endswith(","):
         values: list[Any] = document["values"]

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -53,6 +53,16 @@ def test_what_is_removed_is_gone_and_may_be_removed_again(blobs):
     with pytest.raises(IntegrityError, match="it: expected 700 bytes, found no"):
         blobs.get(key, len(DATA), "it")
     assert [entry.sha256 for entry in blobs.entries()] == [other]
+
+
+@pytest.mark.parametrize(
+    "told", ["../../etc/passwd", "/etc/passwd", "", "ab" * 31 + "/.", "AB" * 32]
+)
+def test_a_digest_that_is_none_is_no_path(blobs, told):
+    with pytest.raises(IntegrityError, match="files are named by their SHA-256, not"):
+        blobs.get(told, 1, "it")
+    with suppress(IntegrityError):
+        assert not blobs.remove(told)
 
 
 def test_a_place_within_another_keeps_to_itself(blobs, place):
@@ -225,10 +235,12 @@ def refusing(answers):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_throttling_is_waited_out(s3, monkeypatch):

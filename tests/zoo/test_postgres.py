@@ -8,11 +8,17 @@ import pytest
 import servers
 import torch
 from sqlalchemy import Engine, delete, event, func, select
+from test_resume import SMALL, train
+from test_resume import opened as registry_of
 
+from zoo.config import parse
 from zoo.errors import NotFoundError, UnreachableError, UsageError
+from zoo.planning import plan
 from zoo.registry import NewRun, Registry
 from zoo.registry import tables as t
 from zoo.registry.clock import database_seconds
+from zoo.reports import Pass
+from zoo.training import Noted, train_many
 
 
 def new_run(seed=0, name="r"):
@@ -105,13 +111,37 @@ def test_a_connection_cut_before_the_commit_leaves_the_old_outcome(opened, cut):
     assert opened.load(run.id)["w"][0] == 2.0
 
 
-def test_a_reader_sees_one_moment_and_writes_nothing(opened, other):
-    count = select(func.count()).select_from(t.run)
-    with opened.database.read() as connection:
-        assert connection.scalar(count) == 0
-        other.add([new_run()])
-        assert connection.scalar(count) == 0
-    assert len(opened.runs()) == 1
+def test_training_goes_on_though_its_connections_are_cut(opened, cut, tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo.journal.FLUSH_S", 0.0)
+    monkeypatch.setattr("zoo.journal.RETRY_S", 0.05)
+    train(tmp_path / "whole", SMALL)
+    notes, passes = [], []
+
+    def watch(told):
+        if isinstance(told, Noted):
+            notes.append(told.text)
+        if isinstance(told, Pass):
+            passes.append(told)
+            if len(passes) < 3:
+                cut()  # between two calls
+            if len(passes) == 3:  # and within one
+                event.listen(Engine, "commit", lambda _connection: cut(), once=True)
+
+    asked = plan(parse(SMALL))
+    runs = train_many(asked, opened, engine="stacked", width=2, watch=watch)
+    assert {run.status for run in runs} == {"finished"}
+    assert sum("what happens is kept in memory until it can be" in note for note in notes) == 1
+    with registry_of(tmp_path / "whole") as whole:
+        for ours, theirs in zip(runs, whole.runs(), strict=True):
+            told = [[row["val_loss"] for row in r.history(run.id)]
+                    for r, run in ((opened, ours), (whole, theirs))]  # fmt: skip
+            assert told[0] == told[1]
+            weights, wanted = opened.load(ours.id), whole.load(theirs.id)
+            assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
+
+
+def test_a_reader_writes_nothing(opened):
+    opened.add([new_run()])
     reading = opened.database.read()
     with pytest.raises(UsageError, match="read-only transaction"), reading as connection:
         connection.execute(delete(t.run))

@@ -8,13 +8,15 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import servers
 import torch
 from effort import KILLS
 from servers import Places
 from sqlalchemy import Engine, event
 
-from zoo.errors import IntegrityError, ZooError
+from zoo.errors import IntegrityError, UnreachableError, ZooError
 from zoo.registry import NewRun, Registry
+from zoo.registry.remote import RETRIES
 
 ROOT = Path(__file__).parents[2]
 
@@ -182,6 +184,20 @@ with opened() as registry:
     assert [registry.runs(), registry.checkpoints(runs[0].id)] == before
     assert os.listdir(f"{blobs}/tmp") == []
     assert registry.load(runs[0].id)["w"][0] == 1
+
+    registry.record([{"run_id": runs[0].id, "epoch": 1}])
+    rows = [{"run_id": runs[0].id, "epoch": e, "train_loss": 1 / e} for e in range(1, 20_000)]
+    try:
+        registry.record(rows)
+    except Exception as error:
+        assert type(error).__name__ == "UnreachableError", repr(error)
+    else:
+        raise AssertionError("a catalogue of a megabyte went into 400 kB")
+    assert len(registry.history(runs[0].id)) == 1
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    registry.record(rows)
+    assert len(registry.history(runs[0].id)) == len(rows)
+    publish(registry, runs[1], 2)
 print("sound")
 """
 
@@ -238,13 +254,39 @@ def test_eight_processes_at_once_lose_nothing(places):
     assert run_script(CROWDED, places).startswith("sound")
 
 
+def test_a_store_that_goes_away_leaves_the_old_outcome(tmp_path, monkeypatch):
+    for key, value in servers.CREDENTIALS.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setitem(RETRIES, "max_retries", 1)
+    places = Places(f"sqlite:///{tmp_path}/registry.db", f"s3://{servers.BUCKET}/gone")
+    with servers.s3() as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        registry = places.open()
+        old, fresh = registry.add([new_run(0), new_run(1)])
+        publish(registry, old, 1.0)
+        before = registry.runs()
+    with registry:
+        for run in (old, fresh):
+            with pytest.raises(UnreachableError, match=r"s3://zoo/gone: .*; try again"):
+                publish(registry, run, 2.0)
+        assert registry.runs() == before
+        assert registry.checkpoints(fresh.id) == []
+        with pytest.raises(UnreachableError):
+            registry.load(old.id)
+
+
 def test_a_database_damaged_while_open_is_an_integrity_error(registry, tmp_path):
     registry.add([new_run(seed) for seed in range(200)])
     registry.close()  # the log is folded into the file
     path = tmp_path / "registry.db"
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 40_000)
-    with pytest.raises(IntegrityError, match=r"registry\.db is not a sound database"):
-        registry.runs()
+    before = path.read_bytes()
+    for use in (registry.runs, lambda: registry.add([new_run(0)]), lambda: registry.claim(["x"])):
+        with pytest.raises(IntegrityError, match=r"registry\.db is not a sound database") as found:
+            use()
+        assert found.value.exit_code == 4
+    registry.close()
+    assert path.read_bytes() == before
 
 
 def test_a_disk_that_is_full_in_mid_file_leaves_the_old_weights(tmp_path):

@@ -6,11 +6,14 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import servers
 import torch
+from click.testing import CliRunner
 
+from cli import main
 from zoo.errors import IntegrityError, NotFoundError, UnreachableError, UsageError
 from zoo.registry import NewRun, Registry
 
@@ -66,6 +69,17 @@ def test_a_moved_registry_works(tmp_path):
         assert torch.equal(registry.load(run.id)["weight"], state()["weight"])
 
 
+def test_sqlite_is_told_to_flush_to_wait_and_to_check_references(tmp_path):
+    with open_registry(tmp_path) as registry:
+        for kind in (registry.database.read, registry.database.write):
+            with kind() as connection:
+                told = [
+                    connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+                    for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
+                ]
+            assert told == ["wal", 2, 30_000, 1]  # 2 is FULL: each commit reaches the disk
+
+
 def test_relative_places_stay_where_they_were_opened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with Registry() as registry:
@@ -88,6 +102,51 @@ def test_places_that_cannot_be_written_are_named(tmp_path):
         Registry(f"sqlite:///{tmp_path}/file/below/registry.db", tmp_path / "blobs")
     with pytest.raises(UsageError, match="unable to open database file; choose another"):
         Registry(f"sqlite:///{tmp_path}", tmp_path / "blobs")
+
+
+def refused_to_a_reader(folder):
+    """Say what a process is told that may read what is there, and no more."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        if os.geteuid() == 0:  # to whom nothing is forbidden
+            os.setgroups([])
+            os.setresuid(65534, 65534, 65534)
+        for attempt in (
+            lambda: open_registry(folder),
+            lambda: open_registry(folder, create=False).add([new_run(1)]),
+        ):
+            try:
+                attempt()
+            except UsageError as error:
+                os.write(writer, f"{error}\n".encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader) as told:
+        return told.read().splitlines()
+
+
+def test_places_that_may_only_be_read_are_refused_at_once():
+    with TemporaryDirectory() as outer:
+        folder = Path(outer) / "zoo"
+        with open_registry(folder) as registry:
+            publish(registry, *registry.add([new_run()]))
+        Path(outer).chmod(0o755)
+        everything = [folder, *folder.rglob("*")]
+        modes = {path: path.stat().st_mode for path in everything}
+        for path in everything:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        told = refused_to_a_reader(folder)
+        for path in everything:
+            path.chmod(modes[path])
+        assert told == [
+            f"{folder}/blobs: cannot be written; choose another place with --blobs",
+            f"{folder}/registry.db: attempt to write a readonly database;"
+            " choose another place with --registry",
+        ]
+        with open_registry(folder) as registry:
+            assert len(registry.runs()) == 1
 
 
 @pytest.mark.parametrize(
@@ -123,6 +182,11 @@ def test_a_server_that_does_not_answer_is_named_without_the_password(tmp_path, u
     assert SECRET not in f"{refusal.value!r}{refusal.getrepr(chain=True)}"
     assert refusal.value.exit_code == 1
     assert "\n" not in str(refusal.value)
+    places = ["--registry", url, "--blobs", str(tmp_path / "blobs")]
+    for words in (["list"], ["verify"], ["train-many", "--data", "iris"]):
+        done = CliRunner().invoke(main, [*words, *places])
+        assert done.exit_code == 1
+        assert SECRET not in done.output
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "lustre", "fuse.sshfs"])

@@ -15,6 +15,7 @@ import cli
 from ensemble.members import members
 from ensemble.products import combine
 from zoo.registry import claims
+from zoo.registry.records import Batch, Outcome
 from zoo.registry.upkeep import collect, rebuild, verify
 
 
@@ -187,6 +188,24 @@ def test_what_a_living_process_is_about_to_mention_stays(tmp_path, monkeypatch):
         (garbage,) = collect(other)
         assert garbage.what == "weights"
     assert files(tmp_path) == []
+
+
+def test_what_is_mentioned_while_the_collector_looks_stays(tmp_path, monkeypatch):
+    with opened(tmp_path) as busy, opened(tmp_path) as other:
+        (run,) = busy.add([new_run()])
+        busy.claim([run.id])
+        kept = busy.put(run.id, state(), kind="best", epoch=1, metrics={})
+        age(tmp_path)
+        holders = other.holders
+
+        def just_released(run_ids):
+            end = Outcome(run_id=run.id, status="finished")
+            busy.write(Batch(checkpoints=[kept], outcomes=[end]))
+            return holders(run_ids)
+
+        monkeypatch.setattr(other, "holders", just_released)
+        assert collect(other) == []
+        assert busy.load(run.id).keys() == state().keys()
 
 
 def test_a_superseded_model_is_garbage_and_so_is_a_state_nobody_is_part_of(tmp_path):

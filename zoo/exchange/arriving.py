@@ -25,6 +25,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Arrival:
+    """Foreign weights that were read and checked, and the run that they may become.
+
+    Attributes:
+        request: the run.
+        state: the weights.
+        metrics: what is known of it.
+        notes: what the user should know, a sentence each.
+    """
+
+    request: NewRun
+    state: Mapping[str, "Tensor"]
+    metrics: Mapping[str, float]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Imported:
     """What came of an import.
 
@@ -64,9 +81,28 @@ def import_weights(
         seed: what tells models of one name apart.
 
     Raises:
-        UsageError: where the name cannot be one, or is that of other runs; and as when reading.
+        UsageError, UnsafeFileError, ZooError: as :func:`read` and :func:`enter` do.
+    """
+    arrival = read(path, name, key=key, strip=strip, model=model, metrics=metrics, seed=seed)
+    return enter(registry, arrival)
+
+
+def read(
+    path: str | Path,
+    name: str,
+    *,
+    key: str | None = None,
+    strip: Sequence[str] = (),
+    model: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    seed: int | None = None,
+) -> Arrival:
+    """Read and check what :func:`import_weights` takes; this needs no registry.
+
+    Raises:
+        UsageError: where the name cannot be one; and as when reading.
         UnsafeFileError: where the file is damaged, claims what it does not hold, or holds code.
-        ZooError: where weights are not finite, or cannot be written.
+        ZooError: where weights are not finite.
     """
     if not is_name(name):
         raise UsageError(f"--name takes {NAME_RULE}, however it is {name[:200]!r}")
@@ -87,23 +123,36 @@ def import_weights(
         seed=seed,
         environment={"torch": version("torch")},
     )
-    _refuse_others(registry, request)
-    (run,) = registry.add([request])
+    return Arrival(request, weights.state, measured, (*weights.notes, *notes))
+
+
+def enter(registry: Registry, arrival: Arrival) -> Imported:
+    """Publish what was read as a finished run.
+
+    The same weights under the same name and seed are the same run, whatever file they came in.
+
+    Raises:
+        UsageError: where the name is that of other runs.
+        ZooError: where weights cannot be written.
+    """
+    _refuse_others(registry, arrival.request)
+    (run,) = registry.add([arrival.request])
+    measured = arrival.metrics
     if run.status == "finished":
         if measured and measured != run.metrics:
             raise UsageError(
                 f"{run.owner} has these weights already, however with the figures {run.metrics} "
                 f"and not {measured}; choose another --name"
             )
-        return Imported(run, False, (*weights.notes, *notes))
+        return Imported(run, False, arrival.notes)
     try:
         registry.publish(
-            run.id, weights.state, epoch=None, epochs=None, metrics=measured, seconds=None
+            run.id, arrival.state, epoch=None, epochs=None, metrics=measured, seconds=None
         )
     except ZooError as error:
         registry.finish(run.id, "failed", error=str(error))
         raise
-    return Imported(registry.run(run.id), True, (*weights.notes, *notes))
+    return Imported(registry.run(run.id), True, arrival.notes)
 
 
 def content(state: Mapping[str, "Tensor"]) -> str:

@@ -58,15 +58,14 @@ def import_(
     is checked before memory is given to it. The run has no data set, so it can be shown, exported,
     averaged in Python and trained on (train-many --set init=NAME), not compared.
     """
-    from zoo.exchange.arriving import import_weights
+    from zoo.exchange.arriving import enter, read
     from zoo.registry import Registry
     from zoo.render import LISTED, describe, render
 
     options, figures = _model(model, settings), dict(map(_figure, metrics))
-    with Registry(registry, blobs) as opened:
-        found = import_weights(
-            opened, path, name, key=key, strip=strip, model=options, metrics=figures, seed=seed
-        )
+    arrival = read(path, name, key=key, strip=strip, model=options, metrics=figures, seed=seed)
+    with Registry(registry, blobs) as opened:  # which is made only where there is something for it
+        found = enter(opened, arrival)
     notes = found.notes if found.created else ("it is there already", *found.notes)
     for note in notes:
         echo(note, err=True)

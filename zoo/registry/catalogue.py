@@ -59,7 +59,8 @@ class Catalogue:
                 connection, {key: run for key, run in requested.items() if key not in ids}
             )
             these = table.c.id.in_(ids.values())
-            connection.execute(update(table).where(these).values(requested_at=sql.now()))
+            last = connection.scalar(select(func.max(table.c.requested_at)))
+            connection.execute(update(table).where(these).values(requested_at=sql.after(last)))
             known = {run.id: run for run in sql.select_runs(connection, these)}
         return [known[ids[identity]] for identity in identities]
 

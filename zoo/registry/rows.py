@@ -5,8 +5,9 @@ import re
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -93,12 +94,8 @@ def insert_runs(connection: Connection, fresh: Mapping[str, NewRun]) -> dict[str
         if content not in shared:  # quick: members of a zoo hold the same objects
             shared.append(content)
         row = {name: getattr(new, name) for name in GIVEN}
-        row |= {
-            "id": secrets.token_hex(6),
-            "identity": identity,
-            "created_at": now(),
-            "requested_at": now(),
-        }
+        row |= {"id": secrets.token_hex(6), "identity": identity}
+        row |= {"created_at": now(), "requested_at": ""}  # the caller says when
         row |= {"status": "queued", "metrics": {}, "environment": versions | dict(new.environment)}
         rows.append(row | {"dataset_id": shared.index(content)})
         edges += [
@@ -137,4 +134,21 @@ def _upsert(dialect: str, table: Table) -> Insert:
 
 def now() -> str:
     """Say the time, UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    return _written(datetime.now(UTC))
+
+
+def after(last: str | None) -> str:
+    """Say the time, but where a clock was put back, the moment after ``last``.
+
+    >>> after("2999-01-01T00:00:00.000+00:00")
+    '2999-01-01T00:00:00.001+00:00'
+    """
+    told = now()
+    if last and last >= told:
+        with suppress(ValueError, OverflowError):  # somebody else's idea of a time
+            told = _written(datetime.fromisoformat(last) + timedelta(milliseconds=1))
+    return told
+
+
+def _written(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds")

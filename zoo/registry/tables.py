@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from zoo.registry.values import Figure
 
-SCHEMA = 2  # see zoo.registry.migrations
+SCHEMA = 3  # see zoo.registry.migrations
 BIG = BigInteger().with_variant(Integer, "sqlite")  # there an Integer has 64 bits already
 
 
@@ -76,6 +76,7 @@ run = Table(
     Column("heartbeat", Float),
     Index("run_name", "name"),
     Index("run_owner", "owner"),
+    Index("run_requested", "requested_at"),
 )
 
 parent = Table(

@@ -145,11 +145,20 @@ def rebuild(url: str, place: str | Path, *, dry_run: bool = False) -> Rebuilt:
 
 def _loose(registry: Registry, blobs: Blobs, entries: Sequence[Entry]) -> list[Entry]:
     """Keep the files that the catalogue does not mention and that nobody can be about to."""
-    mentioned = {kept.sha256 for kept in registry.every_checkpoint()}
+    mentioned = _mentioned(registry)
     runs_of = {entry: _runs_of(blobs, entry) for entry in entries if entry.sha256 not in mentioned}
     held = registry.holders({run_id for run_ids in runs_of.values() for run_id in run_ids})
     busy = {run_id for run_id, holder in held.items() if not holder.is_gone}
-    return [entry for entry, run_ids in runs_of.items() if not busy.intersection(run_ids)]
+    mentioned = _mentioned(registry)  # once more: who holds a run no longer has mentioned its files
+    return [
+        entry
+        for entry, run_ids in runs_of.items()
+        if entry.sha256 not in mentioned and not busy.intersection(run_ids)
+    ]
+
+
+def _mentioned(registry: Registry) -> set[str]:
+    return {kept.sha256 for kept in registry.every_checkpoint()}
 
 
 def _runs_of(blobs: Blobs, entry: Entry) -> list[str]:
@@ -214,20 +223,23 @@ def _of_run(found: Sequence[tuple[dict[str, Any], Entry]]) -> Told:
 
 
 def _enter(registry: Registry, told: Sequence[Told], done: Rebuilt, dry_run: bool) -> None:
-    """Enter runs that are not there yet, parents first as they are older."""
-    there = registry.by_id(run.id for run, _, _ in told).keys()
-    coming = {run.id for run, _, _ in told}
-    for run, kept, history in told:
-        if run.id in there:
-            continue
-        parents = tuple(parent for parent in run.parents if parent in coming | there)
-        if lost := set(run.parents).difference(parents):
-            done.faults.append(f"{run.owner}: of its parents {', '.join(sorted(lost))} are lost")
-        run = replace(run, parents=parents)
-        if dry_run or registry.adopt(run, kept, history):
-            done.runs.append(run)
-        else:
-            done.faults.append(f"{run.owner}: another run of its name and settings is there")
+    """Enter runs that are not there yet, parents first, whatever the clocks said of their age."""
+    there = set(registry.by_id(run.id for run, _, _ in told))
+    waiting = {run.id: (run, kept, history) for run, kept, history in told if run.id not in there}
+    while waiting:
+        ready = [it for it in waiting.values() if waiting.keys().isdisjoint(it[0].parents)]
+        for run, kept, history in ready or [*waiting.values()]:  # headers that lie make a circle
+            del waiting[run.id]
+            parents = tuple(parent for parent in run.parents if parent in there)
+            if lost := set(run.parents).difference(parents):
+                told_lost = ", ".join(sorted(lost))
+                done.faults.append(f"{run.owner}: of its parents {told_lost} are lost")
+            run = replace(run, parents=parents)
+            if dry_run or registry.adopt(run, kept, history):
+                there.add(run.id)
+                done.runs.append(run)
+            else:
+                done.faults.append(f"{run.owner}: another run of its name and settings is there")
 
 
 def _iso(entry: Entry) -> str:
