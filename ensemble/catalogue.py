@@ -18,7 +18,19 @@ from ensemble.errors import OptionError, nearest
 
 Mode: TypeAlias = Literal["weights", "predictions"]
 Value: TypeAlias = bool | int | float | str
-MODULES = ("ensemble.average", "ensemble.soup", "ensemble.predictions")  # where methods are
+MODULES = (
+    "ensemble.average",
+    "ensemble.soup",
+    "ensemble.predictions",
+    "ensemble.robust",
+    "ensemble.spherical",
+    "ensemble.task_vectors",
+    "ensemble.model_stock",
+    "ensemble.trajectory",
+    "ensemble.fisher",
+    "ensemble.regmean",
+    "ensemble.learned",
+)  # where methods are
 F = TypeVar("F", bound=Callable[..., object])
 
 NEEDS: Mapping[str, str] = {
@@ -27,6 +39,8 @@ NEEDS: Mapping[str, str] = {
     "labels": "the true classes or values of the validation rows",
     "base": "the state all members were fine-tuned from",
     "fisher": "the Fisher information of each member",
+    "grams": "the Gram matrices of each member's layer inputs",
+    "loss": "a differentiable function of a state, lower is better",
     "module": "a module that the states fit",
 }
 
@@ -73,6 +87,8 @@ class Method:
     paper: str
     needs: tuple[str, ...]
     options: tuple[Option, ...]
+    ordered: bool = False
+    """Whether the order of the members counts."""
 
     def bind(self, given: Mapping[str, object]) -> dict[str, Value]:
         """Return every option's value: as given and checked, or else its default.
@@ -90,17 +106,18 @@ class Method:
 _METHODS: dict[tuple[Mode, str], Method] = {}
 
 
-def method(name: str, *, mode: Mode, paper: str = "") -> Callable[[F], F]:
+def method(name: str, *, mode: Mode, paper: str = "", ordered: bool = False) -> Callable[[F], F]:
     """Enter the decorated function in the catalogue, and leave it as it is.
 
-    ``paper`` cites where the method comes from.  Raises ValueError for a name the mode already
+    ``paper`` cites where the method comes from, ``ordered`` tells that the order of the members
+    counts.  Raises ValueError for a name the mode already
     has, and TypeError for a signature or docstring the catalogue cannot read.
     """
 
     def register(function: F) -> F:
         if mode not in get_args(Mode) or (mode, name) in _METHODS:
             raise ValueError(f"mode {mode!r} is unknown or has a method {name!r} already")
-        _METHODS[mode, name] = _read(function, name, mode, paper)
+        _METHODS[mode, name] = _read(function, name, mode, paper, ordered)
         return function
 
     return register
@@ -126,7 +143,7 @@ def methods(mode: Mode | None = None) -> list[Method]:
     return [_METHODS[key] for key in sorted(_METHODS) if mode in (None, key[0])]
 
 
-def _read(function: Callable[..., Any], name: str, mode: Mode, paper: str) -> Method:
+def _read(function: Callable[..., Any], name: str, mode: Mode, paper: str, ordered: bool) -> Method:
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
     if not summary:
         raise TypeError(f"method {name!r} must have a docstring: its first line is the summary")
@@ -149,4 +166,4 @@ def _read(function: Callable[..., Any], name: str, mode: Mode, paper: str) -> Me
                 f"parameter {parameter.name!r} of method {name!r} must be one of "
                 f"{', '.join(NEEDS)}, or keyword-only with a bool, int, float or str as default"
             )
-    return Method(name, mode, function, summary, paper, tuple(needs), tuple(options))
+    return Method(name, mode, function, summary, paper, tuple(needs), tuple(options), ordered)

@@ -1,13 +1,13 @@
 """Members as plain state dicts: what they must share, and their linear combination.
 
-Every merge method goes through :func:`check` and :func:`blend` and so inherits their rules.
+Every merge method goes through :func:`check` and :func:`leafwise` and so inherits their rules.
 Floats and complex numbers are combined in float64 and cast back.  Integers and booleans are copied
 from the first member, never averaged: a counter of 1.3 would load as 1 without a word.  A storage
 that two keys share in every member is combined once and stays shared.  The result owns its memory,
 is contiguous, and keeps the keys, their order, the dtypes and the devices of the first member.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from ensemble.errors import EmptyError, NonFiniteError, StateMismatchError, listing
 
 State: TypeAlias = Mapping[str, Tensor]
+Merge: TypeAlias = Callable[[str, Sequence[Tensor]], Tensor]
+PIECE = 1 << 16  # elements that elementwise merges at a time
 
 
 def check(states: Iterable[State], names: Sequence[str] = ()) -> tuple[State, ...]:
@@ -47,6 +49,19 @@ however: 'w' is (2,) in #0 and (2, 3) in #1
     if bad:
         raise NonFiniteError(f"members must be finite, however: {listing(bad)}")
     return members
+
+
+def check_base(members: Sequence[State], base: State) -> None:
+    """Check that checked members can be told by their difference from ``base``.
+
+    Raises :class:`StateMismatchError` and :class:`NonFiniteError` as :func:`check` does.
+
+    >>> check_base([{"w": torch.zeros(2)}], {"w": torch.zeros(3)})
+    Traceback (most recent call last):
+    ensemble.errors.StateMismatchError: members must share keys, shapes and dtypes, \
+however: 'w' is (2,) in #0 and (3,) in base
+    """
+    check([members[0], base], ["#0", "base"])
 
 
 def differences(states: Sequence[State], names: Sequence[str]) -> list[str]:
@@ -82,27 +97,126 @@ def differences(states: Sequence[State], names: Sequence[str]) -> list[str]:
     return facts
 
 
-@torch.no_grad()
 def blend(states: Sequence[State], weights: Sequence[float]) -> dict[str, Tensor]:
     """Combine checked members leaf by leaf: θ = Σ wᵢ θᵢ.
 
     Weights that are nonnegative and sum to one keep every element within the range of its members,
     exactly, so identical members come back bit for bit; other weights extrapolate.  Beyond the
-    result, memory for one leaf in float64 is used at a time.
+    result, memory for one leaf in float64 is used at a time.  Raises :class:`NonFiniteError` where
+    the result leaves the range of its dtype.
 
     >>> blend([{"w": torch.tensor([0.0, 2.0])}, {"w": torch.tensor([4.0, 2.0])}], [0.25, 0.75])
     {'w': tensor([3., 2.])}
     """
-    convex = min(weights) >= 0 and abs(sum(weights) - 1) < 1e-9
-    done: dict[object, Tensor] = {}
-    result = {}
-    for key in states[0]:
-        leaves = [state[key] for state in states]
-        where = tuple(place(leaf) for leaf in leaves) if leaves[0].numel() else key
-        if where not in done:
-            done[where] = _blend_leaf(leaves, weights, convex)
-        result[key] = done[where]
+    return leafwise(states, lambda key, leaves: mix(leaves, weights))
+
+
+@torch.no_grad()
+def leafwise(states: Sequence[State], merge: Merge) -> dict[str, Tensor]:
+    """Combine checked members by a function of the leaves of each key.
+
+    ``merge`` is given a key and the members' leaves there, floats on the first one's device and
+    complex numbers as pairs of reals, and returns real numbers of the same shape and any dtype.
+    Leaves that are integers, booleans or empty are copied, and of tied ones only the first is
+    merged.  Raises :class:`NonFiniteError` where the result leaves the range of its dtype.
+
+    >>> leafwise([{"w": torch.tensor([1, 5]), "v": torch.tensor([1.0, 5.0])}],
+    ...          lambda key, leaves: leaves[0].square())
+    {'w': tensor([1, 5]), 'v': tensor([ 1., 25.])}
+    """
+    merged = {}
+    for key, leaves in float_leaves(states):
+        first = states[0][key]
+        leaf = merge(key, leaves).to(leaves[0].dtype)
+        merged[key] = torch.view_as_complex(leaf) if first.is_complex() else leaf
+        if not is_finite(leaf):
+            kind = str(first.dtype).removeprefix("torch.")
+            raise NonFiniteError(
+                f"the merged state must be finite, however {key!r} leaves the range of {kind}"
+            )
+    result: dict[str, Tensor] = {}
+    for key, owner in _owners(states).items():
+        if key != owner:
+            result[key] = result[owner]
+        elif key in merged:
+            result[key] = merged[key]
+        else:
+            result[key] = states[0][key].detach().clone(memory_format=torch.contiguous_format)
     return result
+
+
+def float_leaves(states: Sequence[State]) -> Iterator[tuple[str, list[Tensor]]]:
+    """Yield what :func:`leafwise` merges: each key with its leaves, of tied ones the first.
+
+    >>> [key for key, _ in float_leaves([{"n": torch.tensor(3), "w": torch.zeros(2)}])]
+    ['w']
+    """
+    for key, owner in _owners(states).items():
+        first = states[0][key]
+        if key == owner and _averages(first) and first.numel():
+            yield key, [_reals(state[key].detach()).to(first.device) for state in states]
+
+
+def mix(leaves: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Return Σ wᵢ xᵢ of real leaves, contiguous and in float64; see :func:`blend`.
+
+    >>> mix([torch.tensor([0.0, 2.0]), torch.tensor([4.0, 2.0])], [0.5, 0.5])
+    tensor([2., 2.], dtype=torch.float64)
+    """
+    first, *others = leaves
+    total = first.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+    total *= weights[0]
+    low = high = first
+    convex = min(weights) >= 0 and abs(sum(weights) - 1) < 1e-9
+    # Casting to a narrower dtype absorbs the rounding; float64 itself needs the clamp.
+    clamped = convex and first.dtype == torch.float64
+    for leaf, weight in zip(others, weights[1:], strict=True):
+        total.add_(leaf.to(torch.float64), alpha=weight)
+        if clamped:
+            low, high = torch.minimum(low, leaf), torch.maximum(high, leaf)
+    return total.clamp_(low, high) if clamped else total
+
+
+def elementwise(leaves: Sequence[Tensor], merge: Callable[[Tensor], Tensor]) -> Tensor:
+    """Combine real leaves by a function of each element's values, (K, n) -> (n), in float64.
+
+    It is called with n elements at a time, in their order, so that memory beyond the result stays
+    small and within the processor's cache.
+
+    >>> elementwise([torch.tensor([0.0, 2.0]), torch.tensor([4.0, 2.0])], lambda x_KN: x_KN.amax(0))
+    tensor([4., 2.])
+    """
+    result = torch.empty_like(leaves[0], memory_format=torch.contiguous_format)
+    flat = result.view(-1)
+    start = 0
+    for values_KN in pieces(leaves):
+        end = start + values_KN.shape[1]
+        flat[start:end] = merge(values_KN)
+        start = end
+    return result
+
+
+def within(values_KN: Tensor, mean_N: Tensor) -> Tensor:
+    """Keep means within the range of what they are of: equal values come back bit for bit.
+
+    >>> within(torch.tensor([[1.0, 2.0], [1.0, 4.0]]), torch.tensor([1.0001, 3.0]))
+    tensor([1., 3.])
+    """
+    low_N, high_N = values_KN.amin(0), values_KN.amax(0)
+    # Zeros of either sign are equal, and a sum of them need not keep their sign.
+    return torch.where(low_N == high_N, values_KN[0], mean_N.clamp(low_N, high_N))
+
+
+def pieces(leaves: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield some elements of every leaf at a time, in their order: (K, n), float64.
+
+    >>> [values_KN.shape for values_KN in pieces([torch.zeros(2, 3)] * 4)]
+    [torch.Size([4, 6])]
+    """
+    flat_K = [leaf.reshape(-1) for leaf in leaves]
+    for start in range(0, len(flat_K[0]), PIECE):
+        here = slice(start, start + PIECE)
+        yield torch.stack([flat[here].to(torch.float64) for flat in flat_K])
 
 
 def is_finite(leaf: Tensor) -> bool:
@@ -119,25 +233,15 @@ def is_finite(leaf: Tensor) -> bool:
     return bool(torch.isfinite(leaf.sum())) or bool(torch.isfinite(leaf).all())
 
 
-def _blend_leaf(leaves: Sequence[Tensor], weights: Sequence[float], convex: bool) -> Tensor:
-    first = leaves[0].detach()
-    if not _averages(first):
-        return first.clone(memory_format=torch.contiguous_format)
-    parts = (_reals(leaf.detach()).to(first.device) for leaf in leaves)
-    start = next(parts)
-    total = start.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
-    total *= weights[0]
-    low = high = start
-    # Casting to a narrower dtype absorbs the rounding; float64 itself needs the clamp.
-    clamped = convex and start.dtype == torch.float64
-    for part, weight in zip(parts, weights[1:], strict=True):
-        total.add_(part.to(torch.float64), alpha=weight)
-        if clamped:
-            low, high = torch.minimum(low, part), torch.maximum(high, part)
-    if clamped:
-        total.clamp_(low, high)
-    cast = total.to(start.dtype)
-    return torch.view_as_complex(cast) if first.is_complex() else cast
+def _owners(states: Sequence[State]) -> dict[str, str]:
+    """Map each key to the first one that it is tied to in every member, or else to itself."""
+    owners: dict[object, str] = {}
+    return {
+        key: owners.setdefault(tuple(place(state[key]) for state in states), key)
+        if leaf.numel()
+        else key
+        for key, leaf in states[0].items()
+    }
 
 
 def _averages(leaf: Tensor) -> bool:
