@@ -17,6 +17,7 @@ from ensemble.predictions import mean, tasks
 from ensemble.recalibration import recalibrate
 from ensemble.soup import Soup
 from ensemble.state import State, check
+from ensemble.supplies import base, supplies
 from zoo.errors import ZooError
 from zoo.registry import NewRun, Registry, Run
 from zoo.registry.records import digest
@@ -73,7 +74,9 @@ def combine(
             model by averaging.
         method: of the catalogue; by default ``mean`` and ``greedy-soup``.
         options: the method's, and ``weights`` where it needs them: one number per member, by
-            default the inverse of its validation loss (Bates & Granger 1969 for squared errors).
+            default the inverse of its validation loss (Bates & Granger 1969 for squared errors);
+            and ``base``, a reference to the run that all started from, by default what their
+            settings tell.
         name: the product's, by default the members' with mode and method.
         frame: the table that the members learnt from, where it was not a file.
 
@@ -88,8 +91,9 @@ def combine(
     table.predict(runs, "val")
     alone = pooling(partial(table.pool, mean), {})
     figures = [table.figures(*table.validation([run], alone)) for run in runs]
-    # From the lowest validation loss up: the first of members that score alike is the better one.
-    order = sorted(range(len(runs)), key=lambda k: figures[k]["val_loss"])
+    order = list(range(len(runs)))
+    if not chosen.ordered:  # the first of members that score alike is then the better one
+        order.sort(key=lambda k: figures[k]["val_loss"])
     members = [runs[k] for k in order]
     given = dict(options or {})
     supply: dict[str, Any] = {}
@@ -97,8 +101,11 @@ def combine(
         inverse = [1 / max(figure["val_loss"], 1e-9) for figure in figures]
         weights = _weights(given.pop("weights", inverse), len(runs))
         supply["weights"] = [weights[k] for k in order]
+    start: dict[str, Any] = {}
+    if "base" in chosen.needs:
+        supply["base"], start["base"] = base(table, members, given.pop("base", None))
     arguments = supply | chosen.bind(given)
-    make = _average if mode == "weights" else _pool
+    make = partial(_average, start=start) if mode == "weights" else _pool
     state, val, used, flight = make(table, members, chosen, arguments)
     run = _save(registry, members, used, mode, chosen, arguments, name, state, val)
     key = f"val_{table.metric.name}"
@@ -124,7 +131,13 @@ def _pool(table: Bench, members: list[Run], method: Method, arguments: dict[str,
     return None, table.figures(*table.validation(members, pool)), members, None
 
 
-def _average(table: Bench, members: list[Run], method: Method, arguments: dict[str, Any]) -> Made:
+def _average(
+    table: Bench,
+    members: list[Run],
+    method: Method,
+    arguments: dict[str, Any],
+    start: dict[str, Any],
+) -> Made:
     """Average the members' weights, with BatchNorm statistics re-estimated before any scoring."""
     module, data = table.module(members[0]), table.own(members[0])
     states = check([table.state(run) for run in members], [run.label for run in members])
@@ -155,8 +168,9 @@ def _average(table: Bench, members: list[Run], method: Method, arguments: dict[s
         return -figure["val_loss"] if sign * figure[key] >= best else -math.inf
 
     flight = preflight(states, lambda state: figures(ready(state))["val_loss"])
-    supply = {"score": score} if "score" in method.needs else {}
-    merged = method.function(states, **supply, **arguments)
+    supply = start | ({"score": score} if "score" in method.needs else {})
+    supply |= supplies(method.needs, module, states, data)
+    merged = method.function(states, **(arguments | supply))
     chosen = merged.members if isinstance(merged, Soup) else range(len(members))
     final = states[chosen[0]] if len(chosen) == 1 else ready(merged)
     return final, figures(final), [members[k] for k in chosen], flight

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-KNOWS_ZOO = {"likeness", "members", "products", "comparison", "serving", "text", "commands"}
+KNOWS_ZOO = {
+    "likeness",
+    "members",
+    "products",
+    "supplies",
+    "comparison",
+    "serving",
+    "text",
+    "commands",
+}
 MODULES = [*sorted((ROOT / "zoo").rglob("*.py")), *sorted((ROOT / "ensemble").rglob("*.py"))]
 
 
