@@ -1,0 +1,106 @@
+"""What methods need beside the members' weights, found in the registry or computed from the data.
+
+The base is the state that all members started from: a run that is named (``--set base=REF``), or
+what their settings tell: weights of one seed that all share, or the checkpoint they branched from.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ensemble.errors import OptionError
+from ensemble.fisher import Task, fisher_information
+from ensemble.members import Bench, model_of
+from ensemble.regmean import gram_matrices
+from ensemble.state import State
+from zoo.checks import build
+from zoo.data import Data
+from zoo.objective import objective
+from zoo.registry import Run
+
+INFORMED = 256  # training rows that Fisher information is the mean over: a pass per row and class
+MATCHED = 4096  # training rows that Gram matrices are the sum over
+BATCH = 256
+
+
+def base(table: Bench, runs: Sequence[Run], ref: object) -> tuple[str, State]:
+    """Return the state that runs started from, and what identifies it.
+
+    Args:
+        table: the registry, and the data of the runs.
+        runs: the members.
+        ref: a reference to a run whose weights they are; None to find them by the members' own
+            settings.
+
+    Raises:
+        OptionError: where these do not tell, or no checkpoint has those weights any more.
+        NotFoundError: where the reference matches no run.
+    """
+    if ref is not None:
+        if not isinstance(ref, str):
+            raise OptionError(f"base must be a reference to a run, however it is {ref!r}")
+        run = table.registry.run(ref)
+        return run.id, table.state(run)
+    starts = [run.config.get("init", {}) for run in runs]
+    first = starts[0]
+    if all(start.get("mode") == "shared" and start["seed"] == first["seed"] for start in starts):
+        module = build(model_of(runs[0]), table.own(runs[0]), seed=first["seed"])
+        return f"init.seed={first['seed']}", module.state_dict()
+    content = first.get("sha256")
+    if content is None or any(start.get("sha256") != content for start in starts):
+        raise OptionError(
+            "this method needs the state that all members started from, however they started from "
+            "different ones; name a run with --set base=REF"
+        )
+    if first["mode"] == "run":
+        run = table.registry.run(first["source"])
+        for checkpoint in table.registry.checkpoints(run.id):
+            if checkpoint.sha256 == content:
+                state = table.registry.load(run.id, checkpoint.kind, checkpoint.epoch)
+                return content, state
+    raise OptionError(
+        f"this method needs the state that all members started from, however {first['source']} is "
+        "not in the registry with those weights; import the file and name it with --set base=REF"
+    )
+
+
+def validation_loss(module: nn.Module, states: Sequence[State], data: Data) -> object:
+    """Return the function from a state to its loss on the validation rows, differentiable."""
+    measure, x_N = objective(data.task).loss, data.prepare(data.val.x)
+
+    def loss(state: State) -> Tensor:
+        return measure(functional_call(module, dict(state), (x_N,)), data.val.y)
+
+    return loss
+
+
+def informations(module: nn.Module, states: Sequence[State], data: Data) -> object:
+    """Return the Fisher information of each member on training rows."""
+    task: Task = data.task
+    x_N = data.prepare(data.train.x[:INFORMED])
+    return [fisher_information(module, state, [x_N], task) for state in states]
+
+
+def grams(module: nn.Module, states: Sequence[State], data: Data) -> object:
+    """Return the Gram matrices of each member's layer inputs on training rows."""
+    batches = torch.split(data.train.x[:MATCHED], BATCH)
+    return [gram_matrices(module, state, map(data.prepare, batches)) for state in states]
+
+
+Supplier: TypeAlias = Callable[[nn.Module, Sequence[State], Data], object]
+SUPPLIERS: Mapping[str, Supplier] = {
+    "loss": validation_loss,
+    "fisher": informations,
+    "grams": grams,
+}
+
+
+def supplies(
+    needs: Sequence[str], module: nn.Module, states: Sequence[State], data: Data
+) -> dict[str, Any]:
+    """Return what a method needs of that which follows from the members and their data."""
+    module.eval()
+    return {need: SUPPLIERS[need](module, states, data) for need in needs if need in SUPPLIERS}
