@@ -31,7 +31,7 @@ def model_stock(states: Iterable[State], base: State) -> dict[str, Tensor]:
     """
     members = check(states)
     check_base(members, base)
-    return leafwise([*members, base], lambda key, leaves: mix(leaves, _shares(leaves)))
+    return leafwise(members, lambda key, leaves: mix(leaves, _shares(leaves)), base=base)
 
 
 def _shares(leaves: Sequence[Tensor]) -> list[float]:

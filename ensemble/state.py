@@ -112,12 +112,14 @@ def blend(states: Sequence[State], weights: Sequence[float]) -> dict[str, Tensor
 
 
 @torch.no_grad()
-def leafwise(states: Sequence[State], merge: Merge) -> dict[str, Tensor]:
+def leafwise(
+    states: Sequence[State], merge: Merge, *, base: State | None = None
+) -> dict[str, Tensor]:
     """Combine checked members by a function of the leaves of each key.
 
     ``merge`` is given a key and the members' leaves there, floats on the first one's device and
     complex numbers as pairs of reals, and returns real numbers of the same shape and any dtype.
-    Leaves that are integers, booleans or empty are copied, and of tied ones only the first is
+    With a ``base``, its leaf comes last; what is tied is for the members alone to say.  Leaves that are integers, booleans or empty are copied, and of tied ones only the first is
     merged.  Raises :class:`NonFiniteError` where the result leaves the range of its dtype.
 
     >>> leafwise([{"w": torch.tensor([1, 5]), "v": torch.tensor([1.0, 5.0])}],
@@ -127,6 +129,8 @@ def leafwise(states: Sequence[State], merge: Merge) -> dict[str, Tensor]:
     merged = {}
     for key, leaves in float_leaves(states):
         first = states[0][key]
+        if base is not None:
+            leaves.append(_reals(base[key].detach()).to(first.device))
         leaf = merge(key, leaves).to(leaves[0].dtype)
         merged[key] = torch.view_as_complex(leaf) if first.is_complex() else leaf
         if not is_finite(leaf):

@@ -223,4 +223,4 @@ def _merge(
 
         return elementwise(leaves, add)
 
-    return leafwise([*members, base], merge)
+    return leafwise(members, merge, base=base)
