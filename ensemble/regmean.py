@@ -21,6 +21,7 @@ from torch.func import functional_call
 
 from ensemble.catalogue import method
 from ensemble.errors import EmptyError, NonFiniteError, OptionError, StateMismatchError, listing
+from ensemble.functional import arguments
 from ensemble.recalibration import Batch
 from ensemble.state import State, check, is_finite, leafwise, mix
 
@@ -88,6 +89,7 @@ def gram_matrices(module: nn.Module, state: State, batches: Iterable[Batch]) -> 
             state; they pass through in eval mode.
 
     Raises:
+        StateMismatchError: for a state that does not fit the module.
         EmptyError: without batches.
 
     >>> module = nn.Linear(2, 1)
@@ -96,6 +98,7 @@ def gram_matrices(module: nn.Module, state: State, batches: Iterable[Batch]) -> 
             [ 2., 13.]], dtype=torch.float64)}
     """
     twin = copy.deepcopy(module).eval()
+    given = arguments(twin, state)
     found: dict[str, Tensor] = {}
 
     def watch(name: str, layer: nn.Module) -> None:
@@ -111,7 +114,7 @@ def gram_matrices(module: nn.Module, state: State, batches: Iterable[Batch]) -> 
     empty = True
     for batch in batches:
         x_N = batch if isinstance(batch, Tensor) else batch[0]
-        functional_call(twin, dict(state), (x_N,))
+        functional_call(twin, given, (x_N,))
         empty = False
     if empty:
         raise EmptyError("Gram matrices need at least one batch, however none was given")
