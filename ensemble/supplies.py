@@ -14,7 +14,7 @@ from ensemble.errors import OptionError
 from ensemble.fisher import Task, fisher_information
 from ensemble.learned import functional_loss
 from ensemble.members import Bench, model_of
-from ensemble.regmean import gram_matrices
+from ensemble.regression import gram_matrices
 from ensemble.state import State
 from zoo.checks import build
 from zoo.data import Data

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from ensemble import trimming
 from ensemble.average import uniform, weighted
-from ensemble.model_stock import model_stock
 from ensemble.spherical import multislerp, slerp
+from ensemble.stock import model_stock
 from ensemble.task_vectors import (
     breadcrumbs,
     dare,

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from ensemble import regmean as module_of_regmean
+from ensemble import regression
 from ensemble.average import uniform
 from ensemble.errors import EmptyError, NonFiniteError, OptionError, StateMismatchError
-from ensemble.regmean import gram_matrices, regmean
+from ensemble.regression import gram_matrices, regmean
 
 
 def random(*shape, seed=0):
@@ -78,7 +78,7 @@ CONVOLUTIONS = [
 @pytest.mark.parametrize("room", [1, 1 << 22])
 def test_gram_matrices_of_convolutions_tell_the_squares_of_their_outputs(layer, room, monkeypatch):
     """Σ (x * w)² over rows and places is w G wᵀ, whatever the layer's padding and groups."""
-    monkeypatch.setattr(module_of_regmean, "ROOM", room)
+    monkeypatch.setattr(regression, "ROOM", room)
     layer = copy.deepcopy(layer).double()
     shape = (5, 4, 9) if isinstance(layer, nn.Conv1d) else (5, 4, 9, 8)
     x = random(*shape)

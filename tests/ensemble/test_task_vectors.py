@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from ensemble import ranks, task_vectors
 from ensemble.average import uniform
 from ensemble.errors import NonFiniteError, OptionError, StateMismatchError
-from ensemble.model_stock import model_stock
 from ensemble.ranks import kth_largest
 from ensemble.state import PIECE
+from ensemble.stock import model_stock
 from ensemble.task_vectors import breadcrumbs, dare, dare_norm, task_arithmetic, ties
 
 FAMILY = [
