@@ -20,15 +20,31 @@ if TYPE_CHECKING:
     from ensemble.comparison import compare
     from ensemble.connectivity import Preflight, preflight
     from ensemble.errors import EnsembleError
+    from ensemble.fisher import fisher_information, fisher_merge
     from ensemble.heldout import OutOfFold
+    from ensemble.learned import functional_loss, learned_soup
     from ensemble.members import out_of_fold
     from ensemble.products import combine
     from ensemble.recalibration import recalibrate
+    from ensemble.regression import gram_matrices, regmean
     from ensemble.responses import activations
+    from ensemble.robust import median, trimmed_mean
     from ensemble.serving import Predictor, predictor
     from ensemble.soup import Soup, greedy_soup
+    from ensemble.spherical import lerp, multislerp, slerp
     from ensemble.statistics import paired_bootstrap
+    from ensemble.stock import model_stock
     from ensemble.symmetries import Symmetry, symmetry
+    from ensemble.task_vectors import (
+        breadcrumbs,
+        dare,
+        dare_norm,
+        dare_norm_ties,
+        dare_ties,
+        task_arithmetic,
+        ties,
+    )
+    from ensemble.trajectory import ema, lawa, swa
 
 __all__ = [
     "EnsembleError",
@@ -39,17 +55,39 @@ __all__ = [
     "Symmetry",
     "activations",
     "align",
+    "breadcrumbs",
     "combine",
     "compare",
+    "dare",
+    "dare_norm",
+    "dare_norm_ties",
+    "dare_ties",
+    "ema",
     "find",
+    "fisher_information",
+    "fisher_merge",
+    "functional_loss",
+    "gram_matrices",
     "greedy_soup",
+    "lawa",
+    "learned_soup",
+    "lerp",
+    "median",
     "methods",
+    "model_stock",
+    "multislerp",
     "out_of_fold",
     "paired_bootstrap",
     "predictor",
     "preflight",
     "recalibrate",
+    "regmean",
+    "slerp",
+    "swa",
     "symmetry",
+    "task_arithmetic",
+    "ties",
+    "trimmed_mean",
     "uniform",
     "weighted",
 ]
@@ -57,23 +95,45 @@ __all__ = [
 _HOMES = {
     "EnsembleError": "errors",
     "OutOfFold": "heldout",
-    "Preflight": "connectivity",
     "Predictor": "serving",
+    "Preflight": "connectivity",
     "Soup": "soup",
     "Symmetry": "symmetries",
     "activations": "responses",
     "align": "alignment",
+    "breadcrumbs": "task_vectors",
     "combine": "products",
     "compare": "comparison",
+    "dare": "task_vectors",
+    "dare_norm": "task_vectors",
+    "dare_norm_ties": "task_vectors",
+    "dare_ties": "task_vectors",
+    "ema": "trajectory",
     "find": "catalogue",
+    "fisher_information": "fisher",
+    "fisher_merge": "fisher",
+    "functional_loss": "learned",
+    "gram_matrices": "regression",
     "greedy_soup": "soup",
+    "lawa": "trajectory",
+    "learned_soup": "learned",
+    "lerp": "spherical",
+    "median": "robust",
     "methods": "catalogue",
+    "model_stock": "stock",
+    "multislerp": "spherical",
     "out_of_fold": "members",
     "paired_bootstrap": "statistics",
     "predictor": "serving",
     "preflight": "connectivity",
     "recalibrate": "recalibration",
+    "regmean": "regression",
+    "slerp": "spherical",
+    "swa": "trajectory",
     "symmetry": "symmetries",
+    "task_arithmetic": "task_vectors",
+    "ties": "task_vectors",
+    "trimmed_mean": "robust",
     "uniform": "average",
     "weighted": "average",
 }

@@ -25,10 +25,10 @@ MODULES = (
     "ensemble.robust",
     "ensemble.spherical",
     "ensemble.task_vectors",
-    "ensemble.model_stock",
+    "ensemble.stock",
     "ensemble.trajectory",
     "ensemble.fisher",
-    "ensemble.regmean",
+    "ensemble.regression",
     "ensemble.learned",
 )  # where methods are
 F = TypeVar("F", bound=Callable[..., object])

@@ -19,6 +19,7 @@ from torch.func import functional_call, grad, vmap
 
 from ensemble.catalogue import method
 from ensemble.errors import EmptyError, NonFiniteError, OptionError, StateMismatchError, listing
+from ensemble.functional import arguments
 from ensemble.recalibration import Batch
 from ensemble.state import State, check, elementwise, is_finite, leafwise, mix, within
 
@@ -97,6 +98,7 @@ def fisher_information(
             model thinks possible.
 
     Raises:
+        StateMismatchError: for a state that does not fit the module.
         EmptyError: without rows.
         OptionError: for an unknown task, or without targets where they are needed.
 
@@ -109,9 +111,8 @@ def fisher_information(
     if task not in _TERMS:
         raise OptionError(f"task must be {' or '.join(_TERMS)}, however it is {task!r}")
     twin = copy.deepcopy(module).eval()
-    names = [name for name, _ in twin.named_parameters()]
-    parameters = {name: state[name].detach() for name in names}
-    others = {key: leaf for key, leaf in state.items() if key not in parameters}
+    others = {name: leaf.detach() for name, leaf in arguments(twin, state).items()}
+    parameters = {name: others.pop(name) for name, _ in twin.named_parameters()}
 
     def output(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         result: Tensor = functional_call(twin, parameters | others, (x.unsqueeze(0),))

@@ -6,14 +6,17 @@ softmax of free coefficients a, one per member, or per member and layer, and a m
 it: ∂L/∂wᵢ = ⟨g, θᵢ⟩.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from ensemble.catalogue import method
 from ensemble.errors import NonFiniteError, OptionError
+from ensemble.functional import arguments
 from ensemble.state import State, check, float_leaves, leafwise, mix, pieces
 
 
@@ -33,9 +36,9 @@ def learned_soup(
 
     Args:
         states: the members.
-        loss: maps a state to a differentiable scalar, lower is better, such as the loss of
-            ``torch.func.functional_call(module, state, (x,))`` with the module in eval mode.  It
-            is called steps + 1 times and must not change the state.
+        loss: maps a state to a differentiable scalar, lower is better, such as
+            :func:`functional_loss` makes.  It is called steps + 1 times and must not change the
+            state.
         steps: of Adam.
         rate: its learning rate; after n steps a coefficient has moved by at most about n x rate.
         by_layer: give each layer, all that is alike up to the last dot of its keys, weights of its
@@ -75,6 +78,31 @@ def learned_soup(
         weight_LK.backward(slope_LK)  # type: ignore[no-untyped-call]
         adam.step()
     return _soup(members, best_LK.softmax(1), row)
+
+
+def functional_loss(
+    module: nn.Module, x: Tensor, y: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[[State], Tensor]:
+    """Return the function from a state to criterion(outputs, y), differentiable.
+
+    ``module`` lends its architecture, is left as it was, and runs in eval mode.  Buffers count as
+    constants: BatchNorm has no derivative by its statistics.  Raises :class:`StateMismatchError`
+    for a state that does not fit the module.
+
+    >>> loss = functional_loss(nn.Linear(1, 1), torch.ones(3, 1), torch.zeros(3, 1),
+    ...                        nn.functional.mse_loss)
+    >>> float(loss({"weight": torch.tensor([[2.0]]), "bias": torch.tensor([1.0])}))
+    9.0
+    """
+    twin = copy.deepcopy(module).eval()
+    fixed = {name for name, _ in twin.named_buffers()}
+
+    def loss(state: State) -> Tensor:
+        given = arguments(twin, state)
+        given |= {name: given[name].detach() for name in fixed & given.keys()}
+        return criterion(functional_call(twin, given, (x,)), y)
+
+    return loss
 
 
 def _soup(members: tuple[State, ...], weight_LK: Tensor, row: dict[str, int]) -> dict[str, Tensor]:

@@ -119,10 +119,9 @@ def leafwise(
 
     ``merge`` is given a key and the members' leaves there, floats on the first one's device and
     complex numbers as pairs of reals, and returns real numbers of the same shape and any dtype.
-    With a ``base``, its leaf comes last; what is tied is for the members alone to say.  Leaves that
-    are integers, booleans or empty are copied, and of tied ones only the first is merged.
-
-    Raises :class:`NonFiniteError` where the result leaves the range of its dtype.
+    With a ``base``, its leaf comes last; the members alone say what is tied.  Leaves that are
+    integers, booleans or empty are copied, and of tied ones only the first is merged.  Raises
+    :class:`NonFiniteError` where the result leaves the range of its dtype.
 
     >>> leafwise([{"w": torch.tensor([1, 5]), "v": torch.tensor([1.0, 5.0])}],
     ...          lambda key, leaves: leaves[0].square())

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 from ensemble.errors import OptionError
 from ensemble.fisher import Task, fisher_information
+from ensemble.learned import functional_loss
 from ensemble.members import Bench, model_of
-from ensemble.regmean import gram_matrices
+from ensemble.regression import gram_matrices
 from ensemble.state import State
 from zoo.checks import build
 from zoo.data import Data
@@ -69,12 +69,8 @@ def base(table: Bench, runs: Sequence[Run], ref: object) -> tuple[str, State]:
 
 def validation_loss(module: nn.Module, states: Sequence[State], data: Data) -> object:
     """Return the function from a state to its loss on the validation rows, differentiable."""
-    measure, x_N = objective(data.task).loss, data.prepare(data.val.x)
-
-    def loss(state: State) -> Tensor:
-        return measure(functional_call(module, dict(state), (x_N,)), data.val.y)
-
-    return loss
+    x_N = data.prepare(data.val.x)
+    return functional_loss(module, x_N, data.val.y, objective(data.task).loss)
 
 
 def informations(module: nn.Module, states: Sequence[State], data: Data) -> object:
@@ -102,5 +98,4 @@ def supplies(
     needs: Sequence[str], module: nn.Module, states: Sequence[State], data: Data
 ) -> dict[str, Any]:
     """Return what a method needs of that which follows from the members and their data."""
-    module.eval()
     return {need: SUPPLIERS[need](module, states, data) for need in needs if need in SUPPLIERS}

@@ -1,10 +1,11 @@
 """What the combining commands print."""
 
+import json
 import textwrap
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
-from ensemble.catalogue import Method, methods
+from ensemble.catalogue import Method, Mode, methods
 from ensemble.comparison import Comparison, Row
 from ensemble.ladder import Ladder
 from ensemble.products import Product
@@ -17,7 +18,10 @@ delta: test minus that of the best single, with a paired bootstrap interval;
 OWN_ROWS = """\
 val: of each single on its own validation rows; of several on all of these,
      each row predicted by those that did not train on it"""
-METHOD_COLUMNS = ("mode", "method", "summary")
+NEEDED = """\
+needs: found from the models and their data; --set weights=[2,1,1] and
+       --set base=REF give other ones.  Options: --set KEY=VALUE"""
+METHOD_COLUMNS = ("mode", "method", "needs", "options", "ordered", "summary", "paper")
 SHOWN = {  # figures that have a column in the table; the other formats have all
     "classification": ("nll", "brier", "ece"),
     "multilabel": ("nll", "hamming", "f1"),
@@ -26,16 +30,39 @@ SHOWN = {  # figures that have a column in the table; the other formats have all
 
 
 def methods_text(form: Format) -> str:
-    """List the catalogue of methods."""
-    return render([_method(method) for method in methods()], METHOD_COLUMNS, form)
+    """List the catalogue of methods; people get a paragraph for each, in 80 columns."""
+    known = methods()
+    if form != "table":
+        return render([_method(method) for method in known], METHOD_COLUMNS, form)
+    lines = []
+    for mode in get_args(Mode):
+        lines += [f"--mode {mode}", ""]
+        lines += [line for method in known if method.mode == mode for line in _entry(method)]
+        lines.append("")
+    return "\n".join([*lines, NEEDED])
+
+
+def _entry(method: Method) -> list[str]:
+    told = _method(method)
+    facts = [f"{what}: {told[what]}" for what in ("needs", "options") if told[what]]
+    if method.ordered:
+        facts.append("the order of the members counts")
+    lines = (method.summary, "; ".join(facts), method.paper)
+    wrapped = [
+        textwrap.indent(textwrap.fill(line, 76, break_on_hyphens=False), "    ")
+        for line in lines
+        if line
+    ]
+    return [f"  {method.name}", *wrapped]
 
 
 def _method(method: Method) -> dict[str, Any]:
     return {
         "mode": method.mode,
         "method": method.name,
-        "options": ", ".join(f"{o.name}={o.default}" for o in method.options),
+        "options": ", ".join(f"{o.name}={json.dumps(o.default)}" for o in method.options),
         "needs": ", ".join(method.needs),
+        "ordered": method.ordered,
         "summary": method.summary,
         "paper": method.paper,
     }

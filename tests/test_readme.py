@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import ensemble
 from cli import main
 from ensemble.catalogue import methods
 from zoo import Registry, plan, train_many
@@ -88,6 +89,19 @@ def test_every_command_method_and_model_is_documented():
         assert name in TEXT
     for name in [*(method.name for method in methods()), *BUILDERS, "sgd", "adam", "adamw"]:
         assert f"`{name}`" in TEXT, name
+
+
+def test_every_method_for_weights_has_a_row_and_a_function():
+    page = (Path(__file__).parents[1] / "docs" / "weights.md").read_text()
+    named = {
+        name
+        for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+        for name in re.findall(r"`(.*?)`", row)
+    }
+    assert named == {method.name for method in methods("weights")}
+    for method in methods("weights"):
+        name = {"fisher": "fisher_merge"}.get(method.name, method.name.replace("-", "_"))
+        assert getattr(ensemble, name) is method.function
 
 
 def test_the_error_shown_is_the_error_printed():
