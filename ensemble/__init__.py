@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ensemble.comparison import compare
     from ensemble.connectivity import Preflight, preflight
     from ensemble.errors import EnsembleError
+    from ensemble.files import average_files
     from ensemble.heldout import OutOfFold
     from ensemble.members import out_of_fold
     from ensemble.products import combine
@@ -33,6 +34,7 @@ __all__ = [
     "Predictor",
     "Preflight",
     "Soup",
+    "average_files",
     "combine",
     "compare",
     "find",
@@ -53,6 +55,7 @@ _HOMES = {
     "Preflight": "connectivity",
     "Predictor": "serving",
     "Soup": "soup",
+    "average_files": "files",
     "combine": "products",
     "compare": "comparison",
     "find": "catalogue",

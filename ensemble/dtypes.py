@@ -57,9 +57,12 @@ def decode(raw: Array, dtype: str) -> Array:
     if dtype in NATIVE:
         return raw.view(NATIVE[dtype])
     if dtype == "BF16":
-        return np.left_shift(raw.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
+        wide = np.left_shift(raw.view(np.uint16), np.uint32(16), dtype=np.uint32)
+        numbers: Array = wide.view(np.float32)
+        return numbers
     codes = raw.view(np.uint16) if dtype == "F16" else raw
-    return values(dtype).take(codes, mode="wrap")  # the quickest: no code is out of range
+    found: Array = values(dtype).take(codes, mode="wrap")  # the quickest way; none is out of range
+    return found
 
 
 def encode(numbers: Array, dtype: str) -> Array:
@@ -78,7 +81,8 @@ def encode(numbers: Array, dtype: str) -> Array:
     if dtype == "BF16":
         bits += ((bits >> 16) & 1) + np.uint32(0x7FFF)
         return (bits >> 16).astype(np.uint16)
-    return _codes(dtype)[(bits >> 16) | ((bits & 0xFFFF) != 0)]
+    codes: Array = _codes(dtype)[(bits >> 16) | ((bits & 0xFFFF) != 0)]
+    return codes
 
 
 def largest(dtype: str) -> float:
@@ -116,7 +120,7 @@ def values(dtype: str) -> Array:
     code = np.arange(256)
     exponent, mantissa = (code & 0x7F) >> bits, (code & ((1 << bits) - 1)) / (1 << bits)
     size = np.where(exponent, mantissa + 1, mantissa) * 2.0 ** (np.maximum(exponent, 1) - bias)
-    table = np.where(code & 0x80, -size, size).astype(np.float32)
+    table: Array = np.where(code & 0x80, -size, size).astype(np.float32)
     table[list(odd)] = np.nan
     return table
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ensemble.dtypes import Array
 
-PIECE = 1 << 16  # elements: what one worker handles stays in its core's cache
+PIECE = 1 << 17  # elements: what one worker handles, near its core
 
 
 class Space:
@@ -44,7 +44,7 @@ def mean(parts: Iterator[Array], weights: Sequence[float], space: Space) -> Arra
     Equal members come back as they are, and no element leaves the range of its members'.  NaN and
     infinity in a member make the result not finite, even at weight zero.
 
-    >>> mean(iter([np.array([0, 2], np.float32), np.array([4, 2], np.float32)]), [0.5, 0.5], Space())
+    >>> mean((np.array(x, np.float32) for x in ([0, 2], [4, 2])), [0.5, 0.5], Space())
     array([2., 2.])
     """
     first = next(parts)
