@@ -196,7 +196,7 @@ class Bar:
         """Draw how much of all bytes was read."""
         if self.bar is None and sys.stderr.isatty():
             self.bar = click.progressbar(
-                length=total, file=sys.stderr, label="averaging", update_min_steps=total // 200
+                length=total, file=sys.stderr, label="averaging", update_min_steps=total // 200 + 1
             )
             self.bar.__enter__()
         if self.bar is not None:

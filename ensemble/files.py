@@ -228,11 +228,11 @@ def _check_room(output: Path, plan: Plan) -> None:
     """Refuse early what the disk has no room for."""
     place = next(folder for folder in output.absolute().parents if folder.exists())
     needed = sum(plan.size(key) for key in plan.members[0].leaves)
-    free = shutil.disk_usage(place).free
-    if free < needed:
+    disk = shutil.disk_usage(place)
+    if disk.free < needed and disk.total:  # which some do not tell
         raise UnreachableError(
-            f"{output}: needs {needed:,} bytes, however {place} has {free:,}; make room there, or "
-            "name another place"
+            f"{output}: needs {needed:,} bytes, however {place} has {disk.free:,}; make room "
+            "there, or name another place"
         )
 
 
