@@ -101,16 +101,15 @@ def average_files(
     with ExitStack() as stack:
         members = [open_source(Path(path), key, stack) for path in paths]
         base = open_source(Path(given.pop("base")), key, stack) if "base" in given else None
-        every = [*members, *([base] if base else [])]
-        if key is not None and all(source.watched for source in every):
-            raise UsageError("--key is for .pt files, however there is none")
-        if found := differences(every, any_float=kind is not None):
-            raise StateMismatchError("members must share keys, shapes and dtypes", found)
         stretch, whole = _method(method, given, len(members), base)
-        total = _bytes(every)
         plan = Plan(members, kind, stretch, whole, base, lambda count: watch(count, total))
+        if key is not None and all(source.watched for source in plan.sources):
+            raise UsageError("--key is for .pt files, however there is none")
+        if found := differences(plan.sources, any_float=kind is not None):
+            raise StateMismatchError("members must share keys, shapes and dtypes", found)
+        total = sum(leaf.size for source in plan.sources for leaf in source.leaves.values())
         files = _files(plan, output, {"method": method, **(options or {})})
-        _check_place(files, every, output)
+        _check_place(files, plan.sources, output)
         _check_room(output, plan)
         targets = {path: partial(_write, plan, keys, told) for path, (keys, told) in files.items()}
         beside = _beside(plan, output, files) if output.suffix != ENDING else {}
@@ -120,7 +119,7 @@ def average_files(
 
 def _write(plan: Plan, keys: Sequence[str], metadata: Mapping[str, str], file: BinaryIO) -> None:
     write(plan, keys, metadata, file)
-    for source in (*plan.members, *([plan.base] if plan.base else [])):
+    for source in plan.sources:
         source.check_unchanged()
 
 
@@ -193,10 +192,6 @@ def _call(
     base = {"base": states.pop()} if based else {}
     result: Tensor = method.function(states, **base, **arguments)[key]
     return result
-
-
-def _bytes(sources: Sequence[Source]) -> int:
-    return sum(leaf.size for source in sources for leaf in source.leaves.values())
 
 
 def _files(

@@ -52,6 +52,11 @@ class Plan:
     base: Source | None
     watch: Callable[[int], object]
 
+    @property
+    def sources(self) -> list[Source]:
+        """All that is read."""
+        return [*self.members, *([self.base] if self.base else [])]
+
     def kind(self, key: str) -> str:
         """Return the dtype that a tensor of the result has."""
         own = self.members[0].leaves[key].dtype
@@ -84,12 +89,12 @@ def write(plan: Plan, keys: Sequence[str], metadata: Mapping[str, str], file: Bi
         with lock:
             plan.watch(read)
 
-    wholes = [key for key in keys if plan.whole and _averaged(plan, key)]
-    apart = set(wholes)
-    _run((job for key in keys if key not in apart for job in _jobs(plan, key)), do)
-    for key in wholes:
+    if plan.whole is None:
+        _run((job for key in keys for job in _jobs(plan, key)), do)
+        return
+    for key in keys:
         _put(descriptor, _tensor(plan, key), places[key])
-        plan.watch(sum(member.leaves[key].size for member in plan.members))
+        plan.watch(sum(source.leaves[key].size for source in plan.sources))
 
 
 def header(
@@ -173,17 +178,16 @@ def _tensor(plan: Plan, key: str) -> Array:
 
     from ensemble.state import is_finite
 
-    sources = [*plan.members, *([plan.base] if plan.base else [])]
-    tensors = [_loaded(source.leaves[key]) for source in sources]
-    _blame(sources, key, (is_finite(tensor) for tensor in tensors))
-    cast = plan.dtype and not tensors[0].is_complex()
+    tensors = [_loaded(source.leaves[key]) for source in plan.sources]
+    _blame(plan.sources, key, (is_finite(tensor) for tensor in tensors))
+    cast = plan.dtype and plan.members[0].leaves[key].dtype in FLOATS
     if cast:  # nothing is lost before the result is written
         wide = torch.float64 if torch.float64 in {t.dtype for t in tensors} else torch.float32
         tensors = [tensor.to(wide) for tensor in tensors]
     assert plan.whole is not None
     result = plan.whole(key, tensors)
     kind = plan.kind(key)
-    if cast:
+    if cast and result.numel():
         _check_range(key, float(result.abs().max()), kind)
     flat = result.to(getattr(torch, NAMES[kind])).contiguous().reshape(-1)
     data: Array = flat.view(torch.uint8).numpy()
