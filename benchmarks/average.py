@@ -16,7 +16,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,6 +29,8 @@ CLI = Path(__file__).parents[1] / "cli.py"
 BLOCK = 1 << 20
 AXIS = 2048  # of a square matrix
 PROBE = "1.weight"  # in which rounding is checked
+WEIGHTED = ("weighted", "multislerp")
+BASED = ("task-arithmetic", "ties", "dare", "breadcrumbs", "model-stock")
 SLOW = ("mergekit-ties",)
 
 # A process counts as its own what its parent had in memory, so a small one starts it.
@@ -126,19 +128,16 @@ def process(words: Sequence[str]) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
-def mergekit(
-    program: str, method: str, paths: Paths, folder: Path, output: Path
-) -> Callable[[], list[str]]:
+def mergekit(program: str, method: str, paths: Paths, folder: Path, output: Path) -> list[str]:
     """Return how to run mergekit on bare files; the first is also the base of TIES."""
     lines = [f"merge_method: {method}", "dtype: float32", "models:"]
-    based = method == "ties"
-    for path in paths[1:] if based else paths:
+    for path in paths:
         lines += [f"  - model: {path}", "    parameters: {weight: 1.0, density: 0.2}"]
-    if based:
+    if method == "ties":
         lines.append(f"base_model: {paths[0]}")
     config = folder / f"{method}.yml"
     config.write_text("\n".join(lines))
-    return lambda: [program, str(config), str(output.with_suffix("")), "--quiet"]
+    return [program, str(config), str(output.with_suffix("")), "--quiet"]
 
 
 def misrounded(output: Path, paths: Paths) -> float:
@@ -174,49 +173,58 @@ def main() -> None:
     return None
 
 
+def commands(
+    folder: Path, paths: Paths, output: Path, asked: argparse.Namespace
+) -> dict[str, list[str]]:
+    """Return the command of each contender."""
+    ours = [sys.executable, str(CLI), "average", *map(str, paths), "-o", str(output), "--force"]
+    loop = [sys.executable, __file__, "--as"]
+    found = {}
+    for method in asked.methods.split(","):
+        words = [*ours, "--method", method]
+        if method in WEIGHTED:
+            words += ["--set", f"weights={list(range(1, asked.files + 1))}"]
+        elif method in BASED:
+            words += ["--set", f"base={paths[0]}"]
+        found[f"average {method}"] = words
+    for name in LOOPS:
+        found[name] = [*loop, name, str(output), *map(str, paths)]
+    if asked.timm:
+        given = ["--input", str(folder), "--filter", "[0-9]*.safetensors", "--no-sort"]
+        given += ["--safetensors", "--output", str(output)]
+        found["timm's script"] = [*shlex.split(asked.timm), *given]
+    if asked.mergekit:
+        for method in ("linear", "ties"):
+            found[f"mergekit-{method}"] = mergekit(asked.mergekit, method, paths, folder, output)
+    return found
+
+
 def measure(folder: Path, asked: argparse.Namespace) -> list[list[str]]:
     wanted = asked.only.split(",") if asked.only else None
     dtype = getattr(torch, asked.dtype)
-    make(folder, asked.files, asked.millions, dtype, not wanted or "torch.load" in wanted)
     paths = [folder / f"{k}.safetensors" for k in range(asked.files)]
     output = folder / "out.safetensors"
-    ours = [sys.executable, str(CLI), "average", *map(str, paths), "-o", str(output), "--force"]
-    loop = [sys.executable, __file__, "--as"]
-    commands: dict[str, Callable[[], list[str]]] = {}
-    for method in asked.methods.split(","):
-        options = (
-            []
-            if method in ("uniform", "median")
-            else ["--set", f"weights={list(range(1, asked.files + 1))}"]
-        )
-        if method in ("ties", "task-arithmetic", "model-stock"):
-            options = ["--set", f"base={paths[0]}"]
-        words = [*ours, "--method", method, *options]
-        commands[f"average {method}"] = lambda words=words: words  # type: ignore[misc]
-    for name in LOOPS:
-        commands[name] = lambda name=name: [*loop, name, str(output), *map(str, paths)]  # type: ignore[misc]
-    if asked.timm:
-        filters = ["--input", str(folder), "--filter", "[0-9]*.safetensors", "--no-sort"]
-        words = [*shlex.split(asked.timm), *filters, "--safetensors", "--output", str(output)]
-        commands["timm's script"] = lambda: words
-    if asked.mergekit:
-        for method in ("linear", "ties"):
-            commands[f"mergekit-{method}"] = mergekit(asked.mergekit, method, paths, folder, output)
+    chosen = {
+        name: words
+        for name, words in commands(folder, paths, output, asked).items()
+        if not wanted or name in wanted
+    }
+    make(folder, asked.files, asked.millions, dtype, "torch.load" in chosen)
     results: dict[str, list[list[float]]] = {}
     errors: dict[str, float] = {}
     limits: dict[bool, list[float]] = {False: [], True: []}
     for number in range(asked.rounds):
         for synchronised in limits:
             limits[synchronised].append(limit(paths, output, synchronised))
-        for name, command in commands.items():
-            if (wanted and name not in wanted) or (name in SLOW and number):
+        for name, words in chosen.items():
+            if name in SLOW and number:
                 continue
             for old in (*folder.glob("out*.safetensors"), *folder.glob("out/*")):
                 old.unlink()
-            results.setdefault(name, []).append(process(command()))
+            results.setdefault(name, []).append(process(words))
             print(f"{number}: {name}: {results[name][-1][0]:.2f} s", file=sys.stderr, flush=True)
             found = [*folder.glob("out*.safetensors"), *folder.glob("out/*.safetensors")]
-            if found and not {"weighted", "median", "ties"} & set(name.split()):
+            if found and (name == "average uniform" or not name.startswith(("average ", *SLOW))):
                 errors[name] = misrounded(found[0], paths)
     best = {synchronised: min(times) for synchronised, times in limits.items()}
     rows = [
