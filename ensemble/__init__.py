@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ensemble.comparison import compare
     from ensemble.connectivity import Preflight, preflight
     from ensemble.errors import EnsembleError
+    from ensemble.files import average_files
     from ensemble.fisher import fisher_information, fisher_merge
     from ensemble.heldout import OutOfFold
     from ensemble.learned import functional_loss, learned_soup
@@ -55,6 +56,7 @@ __all__ = [
     "Symmetry",
     "activations",
     "align",
+    "average_files",
     "breadcrumbs",
     "combine",
     "compare",
@@ -101,6 +103,7 @@ _HOMES = {
     "Symmetry": "symmetries",
     "activations": "responses",
     "align": "alignment",
+    "average_files": "files",
     "breadcrumbs": "task_vectors",
     "combine": "products",
     "compare": "comparison",

@@ -4,13 +4,12 @@ Members must share an initialisation, or be aligned first; :func:`ensemble.conne
 tells.  BatchNorm statistics want :func:`ensemble.recalibration.recalibrate` afterwards.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
 from ensemble.catalogue import method
-from ensemble.errors import OptionError
+from ensemble.shares import normalised
 from ensemble.state import State, blend, check
 
 
@@ -51,25 +50,3 @@ def weighted(states: Iterable[State], weights: Sequence[float] | Tensor) -> dict
     """
     members = check(states)
     return blend(members, normalised(weights, len(members)))
-
-
-def normalised(weights: Sequence[float] | Tensor, count: int) -> list[float]:
-    """Return ``count`` nonnegative weights that sum to one, or raise :class:`OptionError`.
-
-    >>> normalised([2, 6], 2)
-    [0.25, 0.75]
-    """
-    numbers = [float(weight) for weight in weights]
-    if len(numbers) != count:
-        raise OptionError(
-            f"{count} members need {count} weights, however {len(numbers)} were given"
-        )
-    for i, number in enumerate(numbers):
-        if not (math.isfinite(number) and number >= 0):
-            raise OptionError(f"weights must be finite and nonnegative, however #{i} is {number}")
-    largest = max(numbers)
-    if largest == 0:
-        raise OptionError("weights must not all be zero, however they are")
-    shares = [number / largest for number in numbers]
-    total = math.fsum(shares)
-    return [share / total for share in shares]

@@ -1,6 +1,7 @@
 """The commands that combine and compare models: parse, one call, print."""
 
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,4 +128,89 @@ def methods(form: Any) -> None:
     echo(methods_text(form))
 
 
-COMMANDS = (ensemble, compare, predict, methods)
+@click.command(short_help="Average weights in files.")
+@click.argument(
+    "paths", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path)
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE|FOLDER",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A .safetensors file; or a folder, with files like those of the first member.",
+)
+@click.option("--method", metavar="M", default="uniform", show_default=True, help="See `methods`.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A method's option; weights=[2,1], one per file; base=FILE.",
+)
+@click.option("--dtype", metavar="TYPE", help="What floats become, such as bfloat16.")
+@click.option("--key", metavar="KEY", help="Where in a .pt checkpoint the weights are.")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+def average(
+    paths: Sequence[Path],
+    output: Path,
+    method: str,
+    settings: Sequence[str],
+    dtype: str | None,
+    key: str | None,
+    force: bool,
+) -> None:
+    """Average the weights in files into one, whatever model they are of.
+
+    A FILE is .safetensors, a folder of Hugging Face, or what torch.save wrote. Safetensors may be
+    larger than the memory. The files written are listed on standard output, one a line.
+    """
+    from ensemble.errors import LISTED, StateMismatchError
+    from ensemble.files import average_files
+    from zoo.settings import assigned
+
+    try:
+        with Bar() as bar:
+            done = average_files(
+                paths,
+                output,
+                method=method,
+                options=assigned(settings),
+                dtype=dtype,
+                key=key,
+                force=force,
+                watch=bar,
+            )
+    except StateMismatchError as error:
+        for fact in error.differences[LISTED:] and error.differences:
+            echo(fact, err=True)
+        raise
+    for note in done.notes:
+        echo(note, err=True)
+    for path in done.paths:
+        echo(str(path))
+
+
+class Bar:
+    """A bar on standard error, where that is a terminal."""
+
+    def __enter__(self) -> "Bar":
+        self.bar: Any = None
+        return self
+
+    def __call__(self, count: int, total: int) -> None:
+        """Draw how much of all bytes was read."""
+        if self.bar is None and sys.stderr.isatty():
+            self.bar = click.progressbar(
+                length=total, file=sys.stderr, label="averaging", update_min_steps=total // 200 + 1
+            )
+            self.bar.__enter__()
+        if self.bar is not None:
+            self.bar.update(count)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.__exit__(None, None, None)
+
+
+COMMANDS = (ensemble, compare, predict, average, methods)

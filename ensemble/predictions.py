@@ -32,9 +32,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ensemble.average import normalised
 from ensemble.catalogue import method
 from ensemble.errors import EmptyError, EnsembleError, NonFiniteError, listing
+from ensemble.shares import normalised
 
 TASKS = {
     "logits_KNC": ("classification", "multilabel"),

@@ -29,11 +29,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ensemble.average import normalised
 from ensemble.errors import EmptyError, NonFiniteError, OptionError, StateMismatchError, listing
 from ensemble.layers import Layer, Transposed, axis, is_layer, left
 from ensemble.moments import Moments, moments
 from ensemble.recalibration import Batch, norms, recalibrate, refuse_lone_values
+from ensemble.shares import normalised
 from ensemble.state import State, blend, check, differences
 
 DEAD = 1e-3  # of S: no average of fewer than a million members shrinks a live channel so far

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ensemble.average import normalised
 from ensemble.catalogue import method
 from ensemble.errors import OptionError
+from ensemble.shares import normalised
 from ensemble.state import State, blend, check, float_leaves, leafwise, mix, pieces
 
 PARALLEL = 0.9995  # cosine beyond which the arc and its chord differ by less than rounding

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ensemble.differing import missing, some, unlike
 from ensemble.errors import EmptyError, NonFiniteError, StateMismatchError, listing
 
 State: TypeAlias = Mapping[str, Tensor]
@@ -42,7 +43,7 @@ however: 'w' is (2,) in #0 and (2, 3) in #1
     if found := differences(members, names):
         raise StateMismatchError("members must share keys, shapes and dtypes", found)
     bad = [
-        f"{key!r} holds NaN or infinity in {_some(where)}"
+        f"{key!r} holds NaN or infinity in {some(where)}"
         for key in members[0]
         if (where := [n for n, s in zip(names, members, strict=True) if not is_finite(s[key])])
     ]
@@ -77,23 +78,15 @@ def differences(states: Sequence[State], names: Sequence[str]) -> list[str]:
     facts = []
     for key in dict.fromkeys(key for state in states for key in state):
         holding = [(name, state[key]) for name, state in named if key in state]
-        missing = [name for name, state in named if key not in state]
-        if missing and len(holding) < len(missing):
-            facts.append(f"{key!r} is only in {_some([name for name, _ in holding])}")
-        elif missing:
-            facts.append(f"{key!r} is missing in {_some(missing)}")
+        facts += missing(
+            key, [n for n, _ in holding], [name for name, state in named if key not in state]
+        )
         others = [(n, type(x).__name__) for n, x in holding if not isinstance(x, Tensor)]
         if others:
             facts += [f"{key!r} is a {kind}, not a tensor, in {name}" for name, kind in others]
             continue
-        for aspect in ("shape", "dtype"):
-            groups: dict[str, list[str]] = {}
-            for name, leaf in holding:
-                value = tuple(leaf.shape) if aspect == "shape" else leaf.dtype
-                groups.setdefault(str(value).removeprefix("torch."), []).append(name)
-            if len(groups) > 1:
-                found = " and ".join(f"{value} in {_some(who)}" for value, who in groups.items())
-                facts.append(f"{key!r} is {found}")
+        facts += unlike(key, [(n, tuple(leaf.shape)) for n, leaf in holding])
+        facts += unlike(key, [(n, str(leaf.dtype).removeprefix("torch.")) for n, leaf in holding])
     return facts
 
 
@@ -262,9 +255,3 @@ def place(leaf: Tensor) -> tuple[object, ...]:
     """Tell where a leaf lies: two keys with equal places are tied."""
     start = leaf.untyped_storage().data_ptr()
     return leaf.dtype, leaf.device, start, leaf.storage_offset(), leaf.shape, leaf.stride()
-
-
-def _some(names: Sequence[str]) -> str:
-    """Name the first few of many members."""
-    more = f" and {len(names) - 3} more" if len(names) > 4 else ""
-    return ", ".join(names[:3] if more else names) + more

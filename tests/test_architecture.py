@@ -20,6 +20,8 @@ KNOWS_ZOO = {
     "text",
     "commands",
 }
+KNOWS_ZOO |= {"files", "merging", "sources"}  # of weights
+KNOWS_NUMPY = {"dtypes", "elementwise"}
 MODULES = [*sorted((ROOT / "zoo").rglob("*.py")), *sorted((ROOT / "ensemble").rglob("*.py"))]
 
 
@@ -41,8 +43,9 @@ def test_imports_run_from_cli_to_ensemble_to_zoo(path):
     if path.is_relative_to(ROOT / "zoo"):
         assert "ensemble" not in names
     elif path.stem not in KNOWS_ZOO:
-        solver = {"scipy"} if path.stem == "alignment" else set()
-        assert names - {"torch", "ensemble"} - solver <= sys.stdlib_module_names
+        library = {"numpy"} if path.stem in KNOWS_NUMPY else {"torch"}
+        library |= {"scipy"} if path.stem == "alignment" else set()
+        assert names - {"ensemble"} - library <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("package", ["zoo", "ensemble"])

@@ -15,7 +15,7 @@ from zoo.checks import batch_size, check
 from zoo.config import Config, RunConfig, parse
 from zoo.data import Data, Loader
 from zoo.errors import ConfigError, MismatchError, NotFoundError, UsageError
-from zoo.exchange.reading import opened
+from zoo.exchange.opening import opened
 from zoo.registry import NewRun, Registry, Run
 from zoo.registry.records import Checkpoint, changed, differences
 from zoo.registry.weights import decode, header

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ensemble.average import normalised, uniform, weighted
+from ensemble.average import uniform, weighted
 from ensemble.errors import OptionError
+from ensemble.shares import normalised
 
 
 def nets(count):

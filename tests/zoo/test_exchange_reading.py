@@ -16,7 +16,7 @@ from safetensors.torch import load, save, save_file
 from torch import nn
 
 from zoo.errors import UnsafeFileError, UsageError
-from zoo.exchange import archive, reading, symbols
+from zoo.exchange import archive, opening, symbols
 from zoo.exchange.reading import read_weights
 from zoo.registry import layout
 from zoo.registry.weights import decode, encode
@@ -166,7 +166,7 @@ def test_a_folder_of_shards_is_read_by_its_index(tmp_path):
         save_file(part, tmp_path / file, metadata={"format": "pt"})
         names |= dict.fromkeys(part, file)
     index = {"metadata": {"total_size": 32}, "weight_map": names}
-    (tmp_path / reading.INDEX).write_text(json.dumps(index))
+    (tmp_path / opening.INDEX).write_text(json.dumps(index))
     (tmp_path / "config.json").write_text('{"model_type": "toy"}')
     weights = read_weights(tmp_path)
     same(weights.state, state)
@@ -184,7 +184,7 @@ def test_a_folder_of_two_files_without_an_index_is_not_guessed_at(tmp_path):
 
 def test_a_file_that_is_too_large_is_not_read(saved, monkeypatch):
     path = saved({"w": torch.ones(100)})
-    monkeypatch.setattr(reading, "MOST_BYTES", 1000)
+    monkeypatch.setattr(opening, "MOST_BYTES", 1000)
     with pytest.raises(UnsafeFileError, match="may have 1000 bytes, however it has"):
         read_weights(path)
 
@@ -285,7 +285,7 @@ def test_a_changed_pickle_in_a_sound_archive_is_read_or_refused(tmp_path, data):
 def test_every_header_that_safetensors_writes_is_sound(shapes):
     state = {name: torch.zeros(shape) for name, shape in shapes.items()}
     data = save(state)
-    assert set(layout.read(data, "a").names) == state.keys()
+    assert set(layout.read(data, "a").tensors) == state.keys()
     assert {name: math.prod(shape) for name, shape in shapes.items()} == {
         name: value.numel() for name, value in load(data).items()
     }

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from zoo.errors import ConfigError, MismatchError, NotFoundError, UsageError
 from zoo.exchange.card import config, readme
-from zoo.exchange.reading import CONFIG, read_json, read_weights
+from zoo.exchange.opening import CONFIG, read_json
+from zoo.exchange.reading import read_weights
 from zoo.exchange.template import DEFAULT, fields, fill
 from zoo.exchange.writing import Write, write_all
 from zoo.printable import escaped

@@ -6,10 +6,7 @@ What a file claims is checked before anything is allocated for it; see
 
 import hashlib
 import os
-import re
-import stat
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import UnsafeFileError, UsageError
 from zoo.exchange import archive, symbols
 from zoo.exchange.choosing import candidates, choose, stripped
+from zoo.exchange.opening import CONFIG, INDEX, opened, read_json, shards
 from zoo.registry import layout
 from zoo.registry.records import digest
 from zoo.registry.weights import HEADER, card_of
@@ -25,10 +23,7 @@ from zoo.registry.weights import HEADER, card_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_BYTES = 64 << 30  # of a file
-MOST_JSON = 16 << 20  # of an index
 MOST_CONFIG = 1 << 20  # of a config.json that is kept
-INDEX, CONFIG = "model.safetensors.index.json", "config.json"
 EXPANSION = 4  # times the bytes of the file that its tensors may take, sharing storages
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 ZIP = b"PK\x03\x04"
@@ -115,7 +110,7 @@ def _from_folder(folder: Path) -> Weights:
     """Read the shards that an index names, or the only file there is."""
     index = folder / INDEX
     if index.exists():
-        names: dict[str, set[str]] = _shards(index)
+        names: dict[str, set[str]] = shards(index)
     else:
         names = {found.name: set() for found in sorted(folder.glob("*.safetensors"))}
         if len(names) != 1:
@@ -142,65 +137,6 @@ def _from_folder(folder: Path) -> Weights:
     if (folder / CONFIG).exists() and not card:  # which tells the same, of what we wrote
         source["config"] = read_json(folder / CONFIG, MOST_CONFIG)
     return Weights(state, source, card)
-
-
-def _shards(index: Path) -> dict[str, set[str]]:
-    """Return the files that an index names, each with its tensors."""
-    found = read_json(index)
-    names = found.get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise UnsafeFileError(f"{index}: must hold a weight_map, however it does not")
-    files: dict[str, set[str]] = {}
-    for tensor, name in names.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]{0,200}\.safetensors", name):
-            raise UnsafeFileError(
-                f"{index}: names files beside it, such as model-00001-of-00002.safetensors, "
-                f"however one is {str(name)[:100]!r}"
-            )
-        files.setdefault(name, set()).add(tensor)
-    return files
-
-
-def read_json(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
-    """Read a JSON object of at most so many bytes.
-
-    Raises:
-        UsageError: where there is no such file.
-        UnsafeFileError: where it is too large, or is no JSON object.
-    """
-    with opened(path, most) as (file, _):
-        content = file.read(most + 1)
-    try:
-        value = layout.parse_json(content)
-    except ValueError as error:
-        raise UnsafeFileError(f"{path}: is not sound JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UnsafeFileError(f"{path}: must be a JSON object, however it is not")
-    return value
-
-
-@contextmanager
-def opened(path: Path, most: int | None = None) -> Iterator[tuple[BufferedReader, int]]:
-    """Open a regular file that is not larger than ``most``; give it and its size in bytes.
-
-    Raises:
-        UsageError: where there is none, or it cannot be read.
-        UnsafeFileError: where it is too large.
-    """
-    most = MOST_BYTES if most is None else most
-    try:
-        # Without waiting: a pipe would be waited for, perhaps for ever.
-        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
-    except (OSError, ValueError) as error:  # the latter for a zero byte in the name
-        told = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{path}: cannot be read: {told}") from None
-    with file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise UsageError(f"{path}: must be a file, however it is none")
-        if found.st_size > most:
-            raise UnsafeFileError(f"{path}: may have {most} bytes, however it has {found.st_size}")
-        yield file, found.st_size
 
 
 def _from_safetensors(

@@ -28,16 +28,33 @@ SIZES = {  # bytes per element; these are what PyTorch reads
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a tensor lies in its file.
+
+    Attributes:
+        dtype: one of :data:`SIZES`.
+        shape: its axes.
+        start: its first byte, counted from the beginning of the file.
+        stop: the byte after its last.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True)
 class Layout:
     """A header that was checked.
 
     Attributes:
-        names: of the tensors.
+        tensors: by name, in the order of the header.
         metadata: what the writer noted.
     """
 
-    names: tuple[str, ...]
+    tensors: Mapping[str, Entry]
     metadata: Mapping[str, str]
 
 
@@ -48,8 +65,8 @@ def read(data: bytes, place: str) -> Layout:
         UnsafeFileError: where it is damaged, or claims what the file does not hold; ``place``
             leads the message.
 
-    >>> read(b"\\x02" + 7 * b"\\0" + b"{}", "a.safetensors").names
-    ()
+    >>> read(b"\\x02" + 7 * b"\\0" + b"{}", "a.safetensors").tensors
+    {}
     >>> read(b"\\xff" * 16, "a.safetensors")
     Traceback (most recent call last):
     zoo.errors.UnsafeFileError: a.safetensors: is not sound safetensors: the header must fit into \
@@ -88,23 +105,24 @@ def parse(fetch: Callable[[int, int], bytes], size: int, place: str) -> Layout:
         "".join([*header, *metadata, *metadata.values()]).encode()  # no lone surrogates
         if len(header) > MOST_TENSORS:
             raise ValueError(f"at most {MOST_TENSORS} tensors, however there are {len(header)}")
-        spans = sorted(_span(name, claim) for name, claim in header.items())
-        end = 0
-        for start, stop, name in spans:
-            if start != end:
+        begin = 8 + length
+        tensors = {name: _entry(name, claim, begin) for name, claim in header.items()}
+        end = begin
+        for name, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+            if entry.start != end:
                 raise ValueError(
-                    f"tensors must lie end to end, however {name!r} begins at {start} and what "
-                    f"comes before it ends at {end}"
+                    f"tensors must lie end to end, however {name!r} begins at "
+                    f"{entry.start - begin} and what comes before it ends at {end - begin}"
                 )
-            end = stop
-        if end != size - 8 - length:
+            end = entry.stop
+        if end != size:
             raise ValueError(
-                f"the file must hold its tensors and nothing else, however these take {end} bytes "
-                f"of {size - 8 - length}"
+                f"the file must hold its tensors and nothing else, however these take "
+                f"{end - begin} bytes of {size - begin}"
             )
     except ValueError as error:
         raise UnsafeFileError(f"{place}: is not sound safetensors: {error}") from None
-    return Layout(tuple(header), metadata)
+    return Layout(tensors, metadata)
 
 
 def parse_json(text: bytes) -> Any:
@@ -161,7 +179,7 @@ def _object(value: Any, what: str) -> dict[str, Any]:
     return value
 
 
-def _span(name: str, claim: Any) -> tuple[int, int, str]:
+def _entry(name: str, claim: Any, begin: int) -> Entry:
     """Return where a tensor lies, once that is as long as its shape says."""
     fields = _object(claim, repr(name))
     dtype, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
@@ -183,7 +201,7 @@ def _span(name: str, claim: Any) -> tuple[int, int, str]:
         raise ValueError(
             f"the shape of {name!r} takes {count} bytes, however it has {ends[1] - ends[0]}"
         )
-    return ends[0], ends[1], name
+    return Entry(dtype, tuple(axes), begin + ends[0], begin + ends[1])
 
 
 def _counts(value: Any) -> list[int] | None:

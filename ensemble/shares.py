@@ -1,0 +1,28 @@
+"""What each member counts for."""
+
+import math
+from collections.abc import Iterable
+
+from ensemble.errors import OptionError
+
+
+def normalised(weights: Iterable[float], count: int) -> list[float]:
+    """Return ``count`` nonnegative weights that sum to one, or raise :class:`OptionError`.
+
+    >>> normalised([2, 6], 2)
+    [0.25, 0.75]
+    """
+    numbers = [float(weight) for weight in weights]
+    if len(numbers) != count:
+        raise OptionError(
+            f"{count} members need {count} weights, however {len(numbers)} were given"
+        )
+    for i, number in enumerate(numbers):
+        if not (math.isfinite(number) and number >= 0):
+            raise OptionError(f"weights must be finite and nonnegative, however #{i} is {number}")
+    largest = max(numbers)
+    if largest == 0:
+        raise OptionError("weights must not all be zero, however they are")
+    shares = [number / largest for number in numbers]
+    total = math.fsum(shares)
+    return [share / total for share in shares]
