@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ensemble.members import out_of_fold
     from ensemble.products import combine
     from ensemble.recalibration import recalibrate
+    from ensemble.repairing import Repaired, repair, repairer
     from ensemble.responses import activations
     from ensemble.serving import Predictor, predictor
     from ensemble.soup import Soup, greedy_soup
@@ -35,6 +36,7 @@ __all__ = [
     "OutOfFold",
     "Predictor",
     "Preflight",
+    "Repaired",
     "Soup",
     "Symmetry",
     "activations",
@@ -49,6 +51,8 @@ __all__ = [
     "predictor",
     "preflight",
     "recalibrate",
+    "repair",
+    "repairer",
     "symmetry",
     "uniform",
     "weighted",
@@ -59,6 +63,7 @@ _HOMES = {
     "OutOfFold": "heldout",
     "Preflight": "connectivity",
     "Predictor": "serving",
+    "Repaired": "repairing",
     "Soup": "soup",
     "Symmetry": "symmetries",
     "activations": "responses",
@@ -73,6 +78,8 @@ _HOMES = {
     "predictor": "serving",
     "preflight": "connectivity",
     "recalibrate": "recalibration",
+    "repair": "repairing",
+    "repairer": "repairing",
     "symmetry": "symmetries",
     "uniform": "average",
     "weighted": "average",
