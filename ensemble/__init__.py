@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ensemble.products import combine
     from ensemble.recalibration import recalibrate
     from ensemble.regression import gram_matrices, regmean
+    from ensemble.repairing import Repaired, repair, repairer
     from ensemble.responses import activations
     from ensemble.robust import median, trimmed_mean
     from ensemble.serving import Predictor, predictor
@@ -52,6 +53,7 @@ __all__ = [
     "OutOfFold",
     "Predictor",
     "Preflight",
+    "Repaired",
     "Soup",
     "Symmetry",
     "activations",
@@ -84,6 +86,8 @@ __all__ = [
     "preflight",
     "recalibrate",
     "regmean",
+    "repair",
+    "repairer",
     "slerp",
     "swa",
     "symmetry",
@@ -99,6 +103,7 @@ _HOMES = {
     "OutOfFold": "heldout",
     "Predictor": "serving",
     "Preflight": "connectivity",
+    "Repaired": "repairing",
     "Soup": "soup",
     "Symmetry": "symmetries",
     "activations": "responses",
@@ -131,6 +136,8 @@ _HOMES = {
     "preflight": "connectivity",
     "recalibrate": "recalibration",
     "regmean": "regression",
+    "repair": "repairing",
+    "repairer": "repairing",
     "slerp": "spherical",
     "swa": "trajectory",
     "symmetry": "symmetries",

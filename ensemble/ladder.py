@@ -15,7 +15,7 @@ from ensemble.alignment import align
 from ensemble.average import uniform
 from ensemble.errors import SymmetryError
 from ensemble.recalibration import recalibrate
-from ensemble.repair import repairer
+from ensemble.repairing import repairer
 from ensemble.responses import activations
 from ensemble.soup import greedy_soup
 from ensemble.state import State
@@ -75,7 +75,7 @@ def climb(
 
     Raises:
         EnsembleError: as :func:`~ensemble.average.uniform` and
-            :func:`~ensemble.repair.repair` do.
+            :func:`~ensemble.repairing.repair` do.
     """
     everyone = tuple(range(len(states)))
     told = [figures(state) for state in states]
