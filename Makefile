@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint check bench clean
+.PHONY: demo test test-zoo test-rest lint check bench clean
 
 demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best single model
 	$(BIN)/zoo train-many --data mnist5k --model mlp --seeds 8
@@ -12,8 +12,14 @@ demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best
 	$(BIN)/zoo ensemble --mode weights --method uniform
 	$(BIN)/zoo compare
 
-test: .venv/test ## all tests, doctests and the README's blocks
-	$(BIN)/python -m pytest
+test: .venv/test ## all tests, doctests and the README's blocks, in two processes
+	$(MAKE) --jobs=2 --output-sync=target --no-print-directory test-zoo test-rest
+
+test-zoo: .venv/test
+	$(BIN)/python -m pytest tests/zoo
+
+test-rest: .venv/test
+	$(BIN)/python -m pytest --ignore tests/zoo
 
 lint: .venv/test ## format, lint, types
 	$(BIN)/ruff format --check .
