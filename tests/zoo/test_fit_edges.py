@@ -149,9 +149,9 @@ def test_the_engine_asked_for_is_taken_and_otherwise_chosen_with_a_reason():
     for name in ("stacked", "sequential"):
         choice = Fit(crowd, data("iris"), engine=name, device="cpu").choice
         assert choice.engine == name
-        assert choice.reason.startswith(f"{name} engine, 1 thread (a step of 1 members: {name} ")
+        assert choice.reason.startswith(f"{name} engine, 1 thread (a step of 1 member: {name} ")
     choice = Fit(crowd, data("iris"), device="cpu").choice
-    assert choice.reason.startswith(f"{choice.engine} engine, 1 thread (a step of 1 members: ")
+    assert choice.reason.startswith(f"{choice.engine} engine, 1 thread (a step of 1 member: ")
     assert " ms, sequential " in choice.reason
 
 

@@ -92,12 +92,16 @@ def collect(
     """Remove files that nothing refers to and tell which they were; ``dry_run`` removes none.
 
     What is younger than ``grace_s`` stays, because it may be about to be referred to, and so does
-    what belongs to a run that somebody works on.
+    what belongs to a run that somebody works on.  While anybody works on any run, unfinished files
+    stay for an hour at least, whatever ``grace_s`` is: they may be being written.
     """
     now, told = time.time(), []
+    holders = registry.holders([run.id for run in registry.runs()]).values()
+    working = not all(holder.is_gone for holder in holders)
+    unfinished_s = max(grace_s, GRACE_S) if working else grace_s
     for blobs, what in ((registry.blobs, "weights"), (registry.states, "state of training")):
         for stray in blobs.strays():
-            if now - stray.modified > grace_s:
+            if now - stray.modified > unfinished_s:
                 told.append(
                     Garbage(stray.path.name, "unfinished", stray.size, now - stray.modified)
                 )
