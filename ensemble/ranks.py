@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ensemble.state import pieces
+from ensemble.state import PIECE, pieces
 
 SAMPLE = 1 << 16
 
@@ -25,18 +25,23 @@ def kth_largest(leaves: Sequence[Tensor], base: Tensor, k: int) -> Tensor:
     tensor([4.], dtype=torch.float64)
     """
     low_K1, high_K1 = _bounds(leaves, base, k)
-    above_K = [0] * len(leaves)
-    between_K: list[list[Tensor]] = [[] for _ in leaves]
+    above_K = torch.zeros(len(leaves), dtype=torch.int64, device=base.device)
+    # In one block, since many small ones would keep the memory between them from being used again.
+    between_KM, used_K = low_K1.new_empty(len(leaves), PIECE), [0] * len(leaves)
     for size_KN in _sizes(leaves, base):
-        for i, size_N in enumerate(size_KN):
-            rest = size_N[size_N >= low_K1[i]]
-            near = rest[rest <= high_K1[i]]
-            above_K[i] += len(rest) - len(near)
-            between_K[i].append(near)
+        above_K += (size_KN > high_K1).sum(1)
+        near_KN = (size_KN >= low_K1) & (size_KN <= high_K1)
+        parts = torch.split(size_KN.masked_select(near_KN), near_KN.sum(1).tolist())
+        for i, part in enumerate(parts):
+            end = used_K[i] + len(part)
+            if end > between_KM.shape[1]:
+                between_KM = torch.cat([between_KM, torch.empty_like(between_KM)], dim=1)
+            between_KM[i, used_K[i] : end] = part
+            used_K[i] = end
     found = []
-    for i, (above, between) in enumerate(zip(above_K, between_K, strict=True)):
-        values, rank = torch.cat(between), k - above
-        if not 0 < rank <= len(values):  # the sample was unlike the rest
+    for i, (above, used) in enumerate(zip(above_K.tolist(), used_K, strict=True)):
+        values, rank = between_KM[i, :used], k - above
+        if not 0 < rank <= used:  # the sample was unlike the rest
             values, rank = torch.cat([size_KN[0] for size_KN in _sizes([leaves[i]], base)]), k
         found.append(values.kthvalue(len(values) - rank + 1).values)
     return torch.stack(found)

@@ -60,9 +60,9 @@ def regmean(
     count = len(members)
 
     def merge(key: str, leaves: Sequence[Tensor]) -> Tensor:
-        mean = mix(leaves, [1 / count] * count)
         if key not in grams[0]:
-            return mean
+            return mix(leaves, [1 / count] * count)
+        mean = mix([leaf.to(torch.float64) for leaf in leaves], [1 / count] * count)
         total, pull = torch.zeros(()), torch.zeros(())
         for leaf, gram in zip(leaves, (known[key] for known in grams), strict=True):
             gram_GDD = _damped(gram.to(leaf.device, torch.float64), alpha)

@@ -156,23 +156,22 @@ def float_leaves(states: Sequence[State]) -> Iterator[tuple[str, list[Tensor]]]:
 
 
 def mix(leaves: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Return Σ wᵢ xᵢ of real leaves, contiguous and in float64; see :func:`blend`.
+    """Return Σ wᵢ xᵢ of real leaves, summed in float64, in their dtype; see :func:`blend`.
 
     >>> mix([torch.tensor([0.0, 2.0]), torch.tensor([4.0, 2.0])], [0.5, 0.5])
-    tensor([2., 2.], dtype=torch.float64)
+    tensor([2., 2.])
     """
-    first, *others = leaves
-    total = first.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
-    total *= weights[0]
-    low = high = first
-    convex = min(weights) >= 0 and abs(sum(weights) - 1) < 1e-9
     # Casting to a narrower dtype absorbs the rounding; float64 itself needs the clamp.
-    clamped = convex and first.dtype == torch.float64
-    for leaf, weight in zip(others, weights[1:], strict=True):
-        total.add_(leaf.to(torch.float64), alpha=weight)
-        if clamped:
-            low, high = torch.minimum(low, leaf), torch.maximum(high, leaf)
-    return total.clamp_(low, high) if clamped else total
+    convex = min(weights) >= 0 and abs(sum(weights) - 1) < 1e-9
+    clamped = convex and leaves[0].dtype == torch.float64
+
+    def add(values_KN: Tensor) -> Tensor:
+        total_N = values_KN[0] * weights[0]
+        for value_N, weight in zip(values_KN[1:], weights[1:], strict=True):
+            total_N.add_(value_N, alpha=weight)
+        return total_N.clamp_(values_KN.amin(0), values_KN.amax(0)) if clamped else total_N
+
+    return elementwise(leaves, add)
 
 
 def elementwise(leaves: Sequence[Tensor], merge: Callable[[Tensor], Tensor]) -> Tensor:

@@ -217,8 +217,9 @@ def _merge(
             tau_KN = trimmed(values_KN[:-1] - base_N)
             sum_N = tau_KN.sum(0)
             if elect:
-                agree_KN = tau_KN.sign() == sum_N.sign()
-                sum_N = torch.where(agree_KN, tau_KN, 0.0).sum(0) / agree_KN.sum(0).clamp(min=1)
+                sign_N = sum_N.sign()
+                agree_KN = (tau_KN * sign_N).clamp_(min=0)
+                sum_N = sign_N * agree_KN.sum(0) / agree_KN.sign_().sum(0).clamp_(min=1)
             return torch.where(sum_N == 0, base_N, base_N + scale * sum_N)
 
         return elementwise(leaves, add)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ensemble.errors import OptionError
 from ensemble.ranks import kth_largest
@@ -35,15 +35,21 @@ def largest(density: float, gamma: float) -> Trim:
         count = base.numel()
         kept = max(1, int(density * count + 1e-9))  # 0.29 * 100 is 28.999…
         dropped = min(int(gamma * count + 1e-9), count - kept)
-        least_K1 = kth_largest(leaves, base, dropped + kept).unsqueeze(1)
+        least_K = kth_largest(leaves, base, dropped + kept)
+        # What hardshrink leaves is strictly larger, and what equals the least is to be kept.
+        below_K = least_K.nextafter(torch.zeros_like(least_K)).tolist()
         if not dropped:
-            return lambda tau_KN: torch.where(tau_KN.abs() >= least_K1, tau_KN, 0.0)
-        most_K1 = kth_largest(leaves, base, dropped + 1).unsqueeze(1)
-        return lambda tau_KN: torch.where(
-            (tau_KN.abs() >= least_K1) & (tau_KN.abs() <= most_K1), tau_KN, 0.0
-        )
+            return lambda tau_KN: _above(tau_KN, below_K)
+        most_K = kth_largest(leaves, base, dropped + 1).tolist()
+        return lambda tau_KN: _above(tau_KN, below_K) - _above(tau_KN, most_K)
 
     return trim
+
+
+def _above(tau_KN: Tensor, bound_K: Sequence[float]) -> Tensor:
+    """Keep what is larger than each member's bound, whatever its sign."""
+    rows = zip(tau_KN, bound_K, strict=True)
+    return torch.stack([nn.functional.hardshrink(tau_N, bound) for tau_N, bound in rows])
 
 
 def random(density: float, seed: int, norm: bool) -> Trim:
