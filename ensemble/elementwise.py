@@ -5,11 +5,12 @@ rounded once.  The memory is that of one piece per worker, and is used again for
 """
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 
 from ensemble.dtypes import Array
+from ensemble.sorting import network
 
 PIECE = 1 << 17  # elements: what one worker handles, near its core
 
@@ -103,27 +104,3 @@ def median(parts: Iterator[Array], space: Space) -> Array:
     if not (np.isfinite(rows[0]).all() and np.isfinite(rows[-1]).all()):  # there all of it ends up
         total[:] = np.nan
     return total
-
-
-@lru_cache
-def network(count: int) -> tuple[tuple[int, int], ...]:
-    """Return the comparisons that sort ``count`` values, whatever they are.
-
-    Batcher 1968, Sorting networks and their applications, AFIPS 32: odd-even merge sort.  Each is
-    a minimum and a maximum of whole arrays, many times faster than sorting along an axis.
-
-    >>> network(3)
-    ((0, 1), (0, 2), (1, 2))
-    """
-    pairs = []
-    size = 1
-    while size < count:
-        step = size
-        while step:
-            for start in range(step % size, count - step, 2 * step):
-                for low in range(start, min(start + step, count - step)):
-                    if low // (2 * size) == (low + step) // (2 * size):
-                        pairs.append((low, low + step))
-            step //= 2
-        size *= 2
-    return tuple(pairs)

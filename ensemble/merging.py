@@ -9,8 +9,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WORKERS = 8  # at most: more would not read any faster
+MOST_HELD = 1 << 30  # bytes of whole tensors that all workers hold, where one alone takes less
 ALIGNED = 8  # bytes: where the tensors begin
 
 Stretch: TypeAlias = Callable[[Iterator[Array], Space], Array]
 Whole: TypeAlias = Callable[[str, "list[Tensor]"], "Tensor"]
-Job: TypeAlias = tuple[str, int, int]
+Piece: TypeAlias = tuple[str, int, int]
+Job = TypeVar("Job")
 
 
 @dataclass(frozen=True)
@@ -82,19 +85,26 @@ def write(plan: Plan, keys: Sequence[str], metadata: Mapping[str, str], file: Bi
     _put(descriptor, np.frombuffer(head, np.uint8), 0)
     lock = threading.Lock()
 
-    def do(job: Job, space: Space) -> None:
+    def do(job: Piece, space: Space) -> None:
         key, start, count = job
         data, read = _piece(plan, key, start, count, space)
         _put(descriptor, data, places[key] + start * data.size // count)
         with lock:
             plan.watch(read)
 
+    def do_whole(key: str, space: Space) -> None:
+        size = sum(source.leaves[key].size for source in plan.sources)
+        with room.taken(size):
+            _put(descriptor, _tensor(plan, key), places[key])
+        with lock:
+            plan.watch(size)
+
     if plan.whole is None:
         _run((job for key in keys for job in _jobs(plan, key)), do)
-        return
-    for key in keys:
-        _put(descriptor, _tensor(plan, key), places[key])
-        plan.watch(sum(source.leaves[key].size for source in plan.sources))
+    else:
+        room = _Room()
+        with _one_thread_each():
+            _run(iter(keys), do_whole)
 
 
 def header(
@@ -125,7 +135,7 @@ def _averaged(plan: Plan, key: str) -> bool:
     return leaf.size > 0 and leaf.dtype in (*FLOATS, "C64")
 
 
-def _jobs(plan: Plan, key: str) -> Iterator[Job]:
+def _jobs(plan: Plan, key: str) -> Iterator[Piece]:
     """Yield the pieces of a tensor: where they begin, and how many numbers they have."""
     leaf = plan.members[0].leaves[key]
     total = leaf.size // layout.SIZES[_number(leaf)]
@@ -178,6 +188,7 @@ def _tensor(plan: Plan, key: str) -> Array:
 
     from ensemble.state import is_finite
 
+    torch.set_num_threads(1)  # of this worker's
     tensors = [_loaded(source.leaves[key]) for source in plan.sources]
     _blame(plan.sources, key, (is_finite(tensor) for tensor in tensors))
     cast = plan.dtype and plan.members[0].leaves[key].dtype in FLOATS
@@ -241,6 +252,39 @@ def _run(jobs: Iterator[Job], do: Callable[[Job, Space], None]) -> None:
                 done.result()
         finally:
             stop.set()
+
+
+class _Room:
+    """Lets workers hold tensors of so many bytes at once, or one of any size."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """Wait for room."""
+        with self.changed:
+            self.changed.wait_for(lambda: not self.held or self.held + size <= MOST_HELD)
+            self.held += size
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.held -= size
+                self.changed.notify_all()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let PyTorch compute in the workers alone, as many as there are cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _put(descriptor: int, data: Array, place: int) -> None:

@@ -6,13 +6,14 @@ is the middle one, or the mean of the middle two, and the β-trimmed mean is tha
 smallest and the ⌊βK⌋ largest.  Complex numbers are taken as pairs of reals.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from ensemble.catalogue import method
 from ensemble.errors import OptionError
+from ensemble.sorting import network
 from ensemble.state import State, check, elementwise, leafwise, within
 
 
@@ -50,7 +51,7 @@ def trimmed_mean(states: Iterable[State], *, trim: float = 0.2) -> dict[str, Ten
 
 def _middle(members: tuple[State, ...], cut: int) -> dict[str, Tensor]:
     """Average each element's values but for ``cut`` at either end."""
-    steps = list(_network(len(members)))
+    steps = network(len(members))
     weight = 1 / (len(members) - 2 * cut)
 
     def merge(values_KN: Tensor) -> Tensor:
@@ -62,21 +63,3 @@ def _middle(members: tuple[State, ...], cut: int) -> dict[str, Tensor]:
         return within(kept_MN, (kept_MN * weight).sum(0))
 
     return leafwise(members, lambda key, leaves: elementwise(leaves, merge))
-
-
-def _network(count: int) -> Iterator[tuple[int, int]]:
-    """Yield the comparisons of Batcher's merge exchange, which sort ``count`` values.
-
-    Knuth, The art of computer programming, volume 3, 5.2.2, Algorithm M.  Applied to whole rows
-    they are vector instructions, ten times faster than sorting short columns.
-    """
-    top = 1 << max(count - 1, 0).bit_length() - 1 if count > 1 else 0
-    p = top
-    while p:
-        q, r, d = top, 0, p
-        while True:
-            yield from ((i, i + d) for i in range(count - d) if i & p == r)
-            if q == p:
-                break
-            d, q, r = q - p, q // 2, p
-        p //= 2

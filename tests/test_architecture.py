@@ -11,16 +11,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 KNOWS_ZOO = {
     "averaging",
+    "files",
     "likeness",
     "members",
+    "merging",
     "products",
+    "sources",
     "supplies",
     "comparison",
     "serving",
     "text",
     "commands",
 }
-KNOWS_ZOO |= {"files", "merging", "sources"}  # of weights
 KNOWS_NUMPY = {"dtypes", "elementwise"}
 MODULES = [*sorted((ROOT / "zoo").rglob("*.py")), *sorted((ROOT / "ensemble").rglob("*.py"))]
 
