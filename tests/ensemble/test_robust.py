@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from ensemble.average import uniform
 from ensemble.errors import OptionError
-from ensemble.robust import _network, median, trimmed_mean
+from ensemble.robust import median, trimmed_mean
+from ensemble.sorting import network
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -21,7 +22,7 @@ def test_the_network_sorts_every_pattern_of_zeros_and_ones(count):
     """By the zero-one principle it then sorts everything."""
     for pattern in range(2**count):
         values = [pattern >> i & 1 for i in range(count)]
-        for i, j in _network(count):
+        for i, j in network(count):
             values[i], values[j] = min(values[i], values[j]), max(values[i], values[j])
         assert values == sorted(values)
 
