@@ -1,5 +1,6 @@
 """Weights as bytes: safetensors whose header tells the whole story of the run."""
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,7 @@ from zoo.registry.values import to_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-# One header key, because safetensors writes several in no fixed order.
-HEADER = "zoo"
+HEADER = "zoo"  # the key of the metadata that holds the card
 
 
 def encode(
@@ -19,7 +19,8 @@ def encode(
 ) -> bytes:
     """Write a state dict of any device and layout; ``card`` goes into the header as JSON.
 
-    Names that share memory (tied weights) are each written in full.
+    The same values give the same bytes.  Names that share memory (tied weights) are each written in
+    full.
 
     Raises:
         ZooError: where a value is not finite, unless it may be; ``owner`` leads the message.
@@ -39,9 +40,19 @@ def encode(
         storage = tensor.untyped_storage().data_ptr()
         plain[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
-    data = save(plain, metadata={"format": "pt", HEADER: to_json(card)})
+    data = _settled(save(plain, metadata={"format": "pt", HEADER: to_json(card)}))
     layout.read(data, owner)  # what could not be read back is not written
     return data
+
+
+def _settled(data: bytes) -> bytes:
+    """Write metadata in the order of their keys: safetensors has none, and a digest needs one."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[end:]])
 
 
 def not_finite(tensor: "Tensor") -> int:
