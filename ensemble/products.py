@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -204,7 +205,8 @@ def _save(
             seconds=None,
         )
     except ZooError as error:
-        registry.finish(run.id, "failed", error=str(error))
+        with suppress(ZooError):  # the first error is the one to tell
+            registry.finish(run.id, "failed", error=str(error))
         raise
     return registry.run(run.id)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
 
 from zoo.registry import Registry
 from zoo.registry.blobs import LocalBlobs, name_of, open_blobs
@@ -108,6 +109,16 @@ class Places:
 
     def execute(self, *statements):
         return execute(self.url, *statements)
+
+    def empty(self):
+        """Empty the catalogue, and return its URL."""
+        if self.url.startswith("sqlite"):
+            for file in Path(make_url(self.url).database).parent.glob("registry.db*"):
+                file.unlink()
+        else:
+            (name,) = self.execute("SELECT current_schema()")[0]
+            self.execute(f"DROP SCHEMA {name} CASCADE", f"CREATE SCHEMA {name}")
+        return self.url
 
     def bytes_of(self, checkpoint):
         return open_blobs(self.blobs).get(checkpoint.sha256, checkpoint.size, "it")

@@ -73,7 +73,7 @@ class LostClaimError(ZooError):
 class UnsafeFileError(ZooError):
     """A file of weights that is damaged, claims what it does not hold, or holds code.
 
-    Nothing of it was used.
+    So may an entry of a catalogue be.  Nothing of it was used.
     """
 
     exit_code = 4

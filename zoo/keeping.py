@@ -1,6 +1,7 @@
 """The commands that look after a registry: parse, one call, print."""
 
 import re
+from functools import partial
 from typing import Any
 
 import click
@@ -69,7 +70,7 @@ def gc(grace: float, dry_run: bool, registry: str, blobs: str, form: Any) -> Non
     from zoo.render import render
 
     with Registry(registry, blobs, create=False) as opened:
-        garbage = collect(opened, grace_s=grace, dry_run=dry_run)
+        garbage = collect(opened, grace_s=grace, dry_run=dry_run, say=partial(echo, err=True))
     rows = [
         {"file": each.name, "what": each.what, "bytes": each.size, "age_s": round(each.age_s)}
         for each in garbage
@@ -100,7 +101,7 @@ def rebuild(dry_run: bool, registry: str, blobs: str, form: Any) -> None:
     if done.runs or form != "table":
         echo(render([describe(run) for run in done.runs], LISTED, form))
     for fault in done.faults:
-        echo(f"left out: {fault}", err=True)
+        echo(fault, err=True)
     verb = "would be entered" if dry_run else "entered"
     echo(f"{len(done.runs)} runs {verb}", err=True)
 

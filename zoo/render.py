@@ -15,6 +15,7 @@ from tabulate import tabulate
 from zoo.curves import judge
 from zoo.printable import escaped, printable
 from zoo.registry import Checkpoint, Run
+from zoo.registry.records import schema
 from zoo.settings import flatten
 
 Format = Literal["table", "json", "csv", "markdown"]
@@ -122,7 +123,7 @@ def card(
         "status": run.status + (f": {run.error}" if run.error else ""),
         "task": run.task,
         "data content": run.data_fingerprint,
-        "data schema": run.preprocessing.get("schema", {}).get("hash"),
+        "data schema": schema(run)[0],
         "data split": run.split_hash,
         "parents": ", ".join(run.parents),
         "trained": f"{run.epochs} epoch{'s' * (run.epochs != 1)} in {run.seconds:.1f} s"

@@ -1,6 +1,7 @@
 """Runs go from one registry into another whole, once, and on from wherever copying was cut off."""
 
 import json
+import os
 import sqlite3
 from dataclasses import replace
 
@@ -13,6 +14,8 @@ from ensemble import combine, compare
 from zoo import copy_runs, parse, plan, train_many
 from zoo.errors import IntegrityError, MismatchError, NotFoundError, UnsafeFileError, ZooError
 from zoo.registry import NewRun, Registry
+from zoo.registry.blobs import LocalBlobs
+from zoo.registry.upkeep import collect, verify
 
 SETTINGS = {"data": {"ref": "iris"}, "model": {"hidden": [4]}, "seeds": 3, "train": {"epochs": 2}}
 
@@ -140,6 +143,31 @@ def test_a_run_that_has_not_ended_is_skipped_with_a_note(tmp_path, target, statu
     assert (told.outcome, told.error) == ("skipped", None)
     assert told.note == f"is {status}; only runs that have ended are copied"
     assert target.runs() == []
+
+
+def test_what_arrived_is_neither_sent_again_nor_collected(source, tmp_path, monkeypatch):
+    put, sent = LocalBlobs.put, []
+    with opened(tmp_path / "target") as target:
+
+        def cut(self, data):
+            if len(sent) == 2:
+                raise KeyboardInterrupt
+            sent.append(len(data))
+            return put(self, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalBlobs, "put", cut)
+            patch.setattr(Registry, "adopt", lambda *_: True)  # as where the first of all is cut
+            with pytest.raises(KeyboardInterrupt):
+                copy_runs(source, target, ["pool"])
+        for path in (tmp_path / "target/blobs").rglob("*"):
+            os.utime(path, (1, 1))
+        assert collect(target) == []
+        monkeypatch.setattr(LocalBlobs, "put", lambda *a: sent.append(len(a[1])) or put(*a))
+        copy_runs(source, target, ["pool"])
+        assert target.runs() == source.runs()
+        assert len(sent) == 5
+        assert verify(target).faults == []
 
 
 def _new(run):

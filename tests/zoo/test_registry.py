@@ -10,6 +10,7 @@ from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.registry import NewRun
 from zoo.registry.records import Batch
 from zoo.registry.tables import SCHEMA
+from zoo.registry.weights import header
 
 
 def new_run(seed=0, **changes):
@@ -235,3 +236,24 @@ def test_damaged_weights_are_refused_before_use(registry, places):
         registry.load(run.id)
     publish(registry, run)
     assert registry.load(run.id).keys() == state().keys()
+
+
+def test_the_same_weights_are_the_same_file_whenever_they_are_written(registry):
+    (run,) = registry.add([new_run()])
+    written = {
+        registry.put(run.id, state(), kind="best", epoch=1, metrics={"val_loss": 0.5}).sha256
+        for _ in range(12)
+    }
+    assert len(written) == 1
+    assert len(list(registry.blobs.entries())) == 1
+
+
+def test_what_succeeds_at_last_carries_no_error_of_an_earlier_attempt(registry):
+    (run,) = registry.add([new_run()])
+    registry.claim([run.id])
+    registry.finish(run.id, "failed", error="no room")
+    assert registry.run(run.id).error == "no room"
+    registry.claim([run.id])
+    kept = publish(registry, run)
+    assert registry.run(run.id).error is None
+    assert header(registry.content(kept, "it"))["error"] is None

@@ -292,3 +292,27 @@ def test_a_database_damaged_while_open_is_an_integrity_error(registry, tmp_path)
 def test_a_disk_that_is_full_in_mid_file_leaves_the_old_weights(tmp_path):
     places = Places(f"sqlite:///{tmp_path}/registry.db", str(tmp_path / "blobs"))
     assert run_script(FULL, places).startswith("sound")
+
+
+ROOMLESS = """
+import resource
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+try:
+    opened()
+except Exception as error:
+    assert type(error).__name__ == "UnreachableError", repr(error)
+    assert "registry.db: " in str(error), error
+else:
+    raise AssertionError("a catalogue took no room")
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+opened().close()
+print("sound")
+"""
+
+
+def test_a_catalogue_that_has_no_room_to_begin_says_so(tmp_path):
+    places = Places(f"sqlite:///{tmp_path}/registry.db", str(tmp_path / "blobs"))
+    assert run_script(ROOMLESS, places).startswith("sound")

@@ -1,5 +1,6 @@
 """What is damaged is found, what nobody needs goes, and a lost catalogue comes back."""
 
+import errno
 import os
 import shutil
 import time
@@ -14,9 +15,10 @@ from test_resume import SMALL, content, opened, train
 import cli
 from ensemble.members import members
 from ensemble.products import combine
-from zoo.registry import claims
+from zoo.registry import Registry, claims, upkeep
 from zoo.registry.records import Batch, Outcome
 from zoo.registry.upkeep import collect, rebuild, verify
+from zoo.registry.weights import decode, encode, header
 
 
 def call(folder, *words):
@@ -157,6 +159,69 @@ def test_a_run_without_its_best_weights_comes_back_as_interrupted(tmp_path):
         assert registry.add([new_run()])[0].id == run.id
 
 
+LIES = {
+    "history": [{"history": []}, {"history": {"epoch": [1], "val_loss": []}}, {"history": 1},
+                {"history": {"epoch": [None]}}, {"history": {"epoch": ["x"]}},
+                {"history": {"epoch": [1], "val_loss": ["low"]}},
+                {"history": {"epoch": [1], "virus": [1]}}],
+    "checkpoint": [{"checkpoint": "virus"}, {"checkpoint": {}}, {"checkpoint": None},
+                   {"epoch": "x"}, {"source": 1}, {"checkpoint_metrics": []}],
+    "run": [{"id": "0123456789abcdef"}, {"id": {}}, {"id": "../../../x"}, {"name": "a/../b"},
+            {"metrics": {"val_loss": "low"}}, {"parents": "x"}, {"config": 1}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", [lie for lies in LIES.values() for lie in lies], ids=repr)
+def test_a_header_that_lies_is_left_out_and_the_others_come_back(places, lie):
+    with places.open() as registry:
+        runs = registry.add([new_run(seed) for seed in range(2)])
+        kept = [publish(registry, run) for run in runs]
+        data = registry.content(kept[0], "it")
+        card = header(data) | lie
+        places.damage(kept[0], None)
+        registry.blobs.put(encode(decode(data), card, "a liar"))
+    fresh = places.empty()
+    done = rebuild(fresh, places.blobs)
+    assert [run.id for run in done.runs] == [runs[1].id]
+    assert len(done.faults) == 1
+    with Registry(fresh, places.blobs) as registry:
+        assert [run.id for run in registry.runs()] == [runs[1].id]
+        assert verify(registry).faults == []
+
+
+def test_text_that_a_database_cannot_hold_leaves_one_run_out(postgres, tmp_path):
+    with opened(tmp_path) as registry:
+        runs = registry.add([new_run(0), new_run(1, data_ref="a\0b")])
+        for run in runs:
+            publish(registry, run)
+    done = rebuild(postgres, tmp_path / "blobs")
+    assert [run.id for run in done.runs] == [runs[0].id]
+    assert runs[1].id in done.faults[0]
+
+
+def test_a_place_without_files_is_no_registry(tmp_path):
+    done = call(tmp_path / "mistyped", "rebuild")
+    assert done.exit_code == 2
+    assert "holds no weights; name their place with --blobs" in done.stderr
+    assert not (tmp_path / "mistyped").exists()
+
+
+@pytest.mark.parametrize("text", ["{'a'", "[" * 100_000 + "]" * 100_000])
+def test_a_cell_that_is_no_json_is_damage_and_comes_back(zoo, text):
+    before = content(zoo)
+    with opened(zoo) as registry:
+        (failed,) = registry.add([new_run(9)])  # of which no file tells
+        with registry.database.write() as connection:
+            statement = "UPDATE run SET config = ? WHERE id = ?"
+            connection.exec_driver_sql(statement, (text, failed.id))
+    for command in ("list", "verify"):
+        done = call(zoo, command)
+        assert done.exit_code == 4
+        assert "a cell must hold JSON" in done.stderr
+    assert "5 runs entered" in call(zoo, "rebuild").stderr
+    assert same_content(content(zoo), before)
+
+
 def test_only_what_nothing_refers_to_is_removed_and_only_after_a_while(zoo):
     kept = files(zoo)
     with opened(zoo) as registry:
@@ -198,14 +263,100 @@ def test_what_is_mentioned_while_the_collector_looks_stays(tmp_path, monkeypatch
         age(tmp_path)
         holders = other.holders
 
-        def just_released(run_ids):
-            end = Outcome(run_id=run.id, status="finished")
-            busy.write(Batch(checkpoints=[kept], outcomes=[end]))
+        def just_released(run_ids=None):
+            if run_ids is not None:  # it has listed what is mentioned
+                end = Outcome(run_id=run.id, status="finished")
+                busy.write(Batch(checkpoints=[kept], outcomes=[end]))
             return holders(run_ids)
 
         monkeypatch.setattr(other, "holders", just_released)
         assert collect(other) == []
         assert busy.load(run.id).keys() == state().keys()
+
+
+def test_what_is_written_anew_before_it_is_removed_stays(places, monkeypatch):
+    with places.open() as registry:
+        (run,) = registry.add([new_run()])
+        kept = registry.put(run.id, state(), kind="best", epoch=1, metrics={})
+        later = time.time() + 7200
+        monkeypatch.setattr(upkeep.time, "time", lambda: later)  # so it looks old
+        by_id, said = registry.by_id, []
+
+        def publishing(run_ids):
+            time.sleep(1.1)  # an object's time has whole seconds
+            monkeypatch.setattr("zoo.registry.remote.FRESH_S", -1e9)
+            registry.put(run.id, state(), kind="best", epoch=1, metrics={})
+            return by_id(run_ids)
+
+        monkeypatch.setattr(registry, "by_id", publishing)
+        assert collect(registry, say=said.append) == []
+        assert f"{kept.sha256} stays: it was just written anew" in said[0]
+        assert len(registry.content(kept, "it")) == kept.size
+
+
+def test_what_cannot_be_removed_is_not_said_to_be(tmp_path, monkeypatch):
+    def refuse(_path, **_options):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    said = []
+    with opened(tmp_path) as registry:
+        (run,) = registry.add([new_run()])
+        publish(registry, run, 1.0)
+        publish(registry, run, 2.0)
+        (tmp_path / "blobs/tmp/abcdef").write_bytes(b"half")
+        age(tmp_path)
+        monkeypatch.setattr(Path, "unlink", refuse)
+        assert collect(registry, say=said.append) == []
+    assert "abcdef stays: it cannot be removed: Operation not permitted" in said[0]
+    assert "stays: it was just written anew, or may not be removed" in said[1]
+
+
+@pytest.mark.parametrize("how", ["another", "lost"])
+def test_models_of_a_catalogue_that_is_not_this_one_stay(zoo, how):
+    """By a mistyped --registry, or in place of a catalogue that was lost."""
+    kept, before = files(zoo), content(zoo)
+    with opened(zoo) as registry:
+        registry.save_state([registry.runs()[0].id], state(), {})
+    if how == "lost":
+        (zoo / "registry.db").unlink()
+    name = "registry" if how == "lost" else "other"
+    url = f"sqlite:///{zoo}/{name}.db"
+    with Registry(url, zoo / "blobs") as fresh:
+        (run,) = fresh.add([new_run()])
+        publish(fresh, run, 1.0)
+        publish(fresh, run, 2.0)
+    age(zoo)
+    done = CliRunner().invoke(cli.main, ["gc", "--registry", url, "--blobs", f"{zoo}/blobs"])
+    assert "12 files" in done.stderr
+    assert "stay: they are of runs that this catalogue does not know, such as" in done.stderr
+    assert "1 files, " in done.stderr.splitlines()[-1]  # what was superseded here
+    assert set(kept) <= set(files(zoo))
+    if how == "lost":
+        rebuild(url, zoo / "blobs")
+        with opened(zoo) as registry:
+            assert verify(registry).faults == []
+            assert len(registry.runs()) == 6
+    else:
+        assert same_content(content(zoo), before)
+
+
+def test_models_beside_a_training_are_not_said_to_be_damaged(tmp_path, monkeypatch):
+    with opened(tmp_path) as busy, opened(tmp_path) as other:
+        (run,) = busy.add([new_run()])
+        busy.claim([run.id])
+        busy.save_state([run.id], state(1.0), {})
+        faults = other.database.faults
+
+        def meanwhile():
+            (added,) = busy.add([new_run(1)])
+            publish(busy, added)
+            busy.save_state([run.id], state(2.0), {})
+            return faults()
+
+        monkeypatch.setattr(other.database, "faults", meanwhile)
+        assert verify(other).faults == []
+        busy.states.remove(busy.every_checkpoint()[-1].sha256)
+        assert "its state of training: expected" in verify(busy).faults[0]
 
 
 def test_a_superseded_model_is_garbage_and_so_is_a_state_nobody_is_part_of(tmp_path):
@@ -225,3 +376,22 @@ def test_a_duration_needs_a_unit(zoo, grace):
     done = call(zoo, "gc", "--grace", grace)
     assert done.exit_code == 2
     assert "such as 7d" in done.stderr
+
+
+def test_a_history_too_long_for_a_header_is_kept_in_the_catalogue_alone(tmp_path):
+    epochs = 100_000
+    with opened(tmp_path) as registry:
+        (run,) = registry.add([new_run()])
+        rows = [{"run_id": run.id, "epoch": e, "val_loss": 1 / e, "train_loss": 2 / e, "lr": 3 / e,
+                 "train_metric": 4 / e, "val_metric": 5 / e, "grad_norm": 6 / e, "seconds": 7 / e}
+                for e in range(1, epochs + 1)]  # fmt: skip
+        end = Outcome(run_id=run.id, status="finished")
+        kept = registry.put(run.id, state(), kind="best", epoch=1, metrics={}, outcome=end,
+                            history=rows)  # fmt: skip
+        registry.write(Batch(checkpoints=[kept], outcomes=[end]))
+    (tmp_path / "registry.db").unlink()
+    done = rebuild(f"sqlite:///{tmp_path}/registry.db", tmp_path / "blobs")
+    assert [one.id for one in done.runs] == [run.id]
+    with opened(tmp_path) as registry:
+        assert registry.history(run.id) == []
+        assert registry.load(run.id).keys() == state().keys()

@@ -7,6 +7,7 @@ average by :mod:`ensemble` in Python; its data set is unknown, so nothing can be
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -150,7 +151,8 @@ def enter(registry: Registry, arrival: Arrival) -> Imported:
             run.id, arrival.state, epoch=None, epochs=None, metrics=measured, seconds=None
         )
     except ZooError as error:
-        registry.finish(run.id, "failed", error=str(error))
+        with suppress(ZooError):  # the first error is the one to tell
+            registry.finish(run.id, "failed", error=str(error))
         raise
     return Imported(registry.run(run.id), True, arrival.notes)
 

@@ -5,20 +5,17 @@ and are verified where they arrive; then one transaction enters it.  So copying 
 any point, and begins again where it was.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
-
-from pydantic import TypeAdapter, ValidationError
 
 from zoo.errors import IntegrityError, MismatchError, NotFoundError, UnsafeFileError, ZooError
 from zoo.exchange.arriving import content
 from zoo.registry import Checkpoint, Registry, Run, layout
 from zoo.registry.adopting import identity
+from zoo.registry.checking import check_epochs, checkpoints_of, run_of
 from zoo.registry.records import DONE
 from zoo.registry.weights import decode
-from zoo.settings import NAME_RULE, is_name
 
 Outcome = Literal["copied", "there", "skipped", "refused"]
 
@@ -80,7 +77,7 @@ def _copy(
     known: Mapping[str, Run],
 ) -> Copied:
     """Copy one run whose parents were seen to; enter it into ``ids`` where it is in the target."""
-    _check(run)
+    run_of(vars(run))
     if run.status not in DONE:
         return Copied(run, "skipped", note=f"is {run.status}; only runs that have ended are copied")
     missing = [parent for parent in run.parents if parent not in ids]
@@ -123,50 +120,25 @@ def _with_ancestors(source: Registry, refs: Sequence[str]) -> list[Run]:
 
 def _told(source: Registry, run: Run) -> tuple[list[Checkpoint], list[dict[str, Any]]]:
     """Return checkpoints and history of a run; a database may hold anything in any column."""
-    try:
-        told = [vars(checkpoint) for checkpoint in source.checkpoints(run.id)]
-        checkpoints = TypeAdapter(list[Checkpoint]).validate_python(told)
-        history = source.history(run.id)
-        if all(_is_epoch(row) for row in history):
-            return checkpoints, history
-    except ValueError:
-        pass
-    raise UnsafeFileError(f"{run.owner}: its epochs or weights are not what a registry holds")
-
-
-def _is_epoch(row: Mapping[str, Any]) -> bool:
-    figures = {key: value for key, value in row.items() if key not in ("run_id", "averages")}
-    return (
-        isinstance(row["epoch"], int)
-        and isinstance(row["averages"], dict | None)
-        and all(isinstance(figure, int | float | None) for figure in figures.values())
-    )
+    history = source.history(run.id)
+    check_epochs(history, run.owner)
+    told = [vars(checkpoint) for checkpoint in source.checkpoints(run.id)]
+    return checkpoints_of(told, run.owner), history
 
 
 def _deliver(source: Registry, target: Registry, run: Run, checkpoint: Checkpoint) -> None:
-    """Let the target hold a checkpoint in full; what is there already is not fetched again."""
+    """Let the target hold a checkpoint in full; what is there already is not sent again.
+
+    What arrived before its run is entered stays: a collector leaves runs alone that it never heard
+    of.
+    """
     try:
-        data = target.content(checkpoint, run.owner)
+        target.content(checkpoint, run.owner)
     except IntegrityError:
         data = source.content(checkpoint, run.owner)
         layout.read(data, run.owner)
-    target.receive(data)  # also what is there: it is young again, and no garbage for a while
-    target.content(checkpoint, run.owner)
-
-
-def _check(run: Run) -> None:
-    """Refuse a run that no registry of ours has written."""
-    try:
-        TypeAdapter(Run).validate_python(vars(run))
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UnsafeFileError(f"run {run.id!r}: {where} is not what a registry holds") from None
-    if not layout.shallow(vars(run)):
-        raise UnsafeFileError(f"run {run.id!r}: its settings are nested too deeply")
-    if not is_name(run.name) or not re.fullmatch("[0-9a-f]{12}", run.id):
-        raise UnsafeFileError(
-            f"run {run.id!r}: a name has {NAME_RULE}, however it is {run.name[:100]!r}"
-        )
+        target.receive(data)
+        target.content(checkpoint, run.owner)
 
 
 def _same_weights(source: Registry, run: Run, target: Registry, twin: Run) -> bool:

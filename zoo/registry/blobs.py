@@ -79,8 +79,11 @@ class Blobs(Protocol):
     def strays(self) -> Iterator[Stray]:
         """Tell the files that are not stored yet, or never will be."""
 
-    def remove(self, sha256: str) -> bool:
-        """Remove what is stored under a digest; say whether nothing is there now."""
+    def remove(self, sha256: str, since: float | None = None) -> bool:
+        """Remove what is stored under a digest; say whether nothing is there now.
+
+        Where ``since`` is given, what was written after that time, in seconds since 1970, stays.
+        """
 
     def child(self, name: str) -> "Blobs":
         """Return the place of that name within this one; neither tells what the other keeps."""
@@ -197,10 +200,15 @@ class LocalBlobs(Blobs):
                 found = path.stat()
                 yield Stray(path, found.st_size, found.st_mtime)
 
-    def remove(self, sha256: str) -> bool:
+    def remove(self, sha256: str, since: float | None = None) -> bool:
         """Remove a file."""
+        path = self.path(sha256)
         try:
-            self.path(sha256).unlink(missing_ok=True)
+            if since is not None and path.stat().st_mtime > since:
+                return False
+            path.unlink()
+        except FileNotFoundError:
+            return True
         except OSError:
             return False
         return True

@@ -13,8 +13,6 @@ from zoo.registry.database import Database
 from zoo.registry.records import NO_DATA, Checkpoint, Kind, NewRun, Run, Status
 from zoo.registry.references import resolve
 
-KEPT = [column for column in tables.checkpoint.c if column.name != "sequence"]
-
 
 class Catalogue:
     """What is known of every run, apart from weights.
@@ -77,8 +75,8 @@ class Catalogue:
         self._facts |= {run.id: run for run in found}
         return mine
 
-    def holders(self, run_ids: Collection[str]) -> dict[str, Holder]:
-        """Tell who works on runs, of those that another process has claimed."""
+    def holders(self, run_ids: Collection[str] | None = None) -> dict[str, Holder]:
+        """Tell who works on runs, by default on any, of those that another process has claimed."""
         return self._claims.holders(run_ids)
 
     def runs(
@@ -171,18 +169,21 @@ class Catalogue:
         Raises:
             NotFoundError: where the run is unknown.
         """
-        table = tables.checkpoint
-        these = (table.c.run_id == run_id) & (table.c.kind != "state")
-        query = select(*KEPT).where(these).order_by(table.c.sequence)
+        table = tables.checkpoint.c
+        these = (table.run_id == run_id) & (table.kind != "state")
         with self.database.read() as connection:
             sql.require(connection, [run_id])
-            return [Checkpoint(**row) for row in connection.execute(query).mappings()]
+            return sql.select_checkpoints(connection, these)
 
     def every_checkpoint(self) -> list[Checkpoint]:
         """Return the checkpoints of all runs, those that hold states of training too."""
-        query = select(*KEPT).order_by(tables.checkpoint.c.sequence)
         with self.database.read() as connection:
-            return [Checkpoint(**row) for row in connection.execute(query).mappings()]
+            return sql.select_checkpoints(connection)
+
+    def everything(self) -> tuple[list[Run], list[Checkpoint]]:
+        """Return all runs and :meth:`every_checkpoint`, as they are at one moment."""
+        with self.database.read() as connection:
+            return sql.select_runs(connection), sql.select_checkpoints(connection)
 
     def _known(self, run_id: str) -> Run:
         """Return what never changes of a run; of those worked on here it is read but once."""

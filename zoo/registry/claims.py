@@ -29,7 +29,8 @@ NAMED = 3  # runs in a message
 
 _run = tables.run
 _these = _run.c.id.in_(bindparam("ids", expanding=True))
-_found = select(_run.c.id, _run.c.name, _run.c.owner, _run.c.fence, _run.c.heartbeat).where(_these)
+_all = select(_run.c.id, _run.c.name, _run.c.owner, _run.c.fence, _run.c.heartbeat)
+_found, _held = _all.where(_these), _all.where(_run.c.owner.is_not(None))
 _open = _found.where(_run.c.status.not_in(DONE))
 _take = (
     update(_run)
@@ -82,13 +83,14 @@ class Claims:
             self._beating.start()
         return set(free)
 
-    def holders(self, run_ids: Collection[str]) -> dict[str, Holder]:
-        """Tell who holds runs, of those that somebody else holds."""
+    def holders(self, run_ids: Collection[str] | None = None) -> dict[str, Holder]:
+        """Tell who holds runs, by default any, of those that somebody else holds."""
         with self._database.read() as connection:
             now = connection.scalar(select(database_seconds()))
+            query, these = (_held, None) if run_ids is None else (_found, {"ids": list(run_ids)})
             return {
                 row.id: Holder(_shown(row.owner), _is_gone(row.owner, row.heartbeat, now))
-                for row in connection.execute(_found, {"ids": list(run_ids)})
+                for row in connection.execute(query, these)
                 if row.owner not in (None, self.owner)
             }
 

@@ -145,7 +145,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended; what is None stays as it was.
+    """How a run ended; what is None stays as it was, but an earlier attempt's error does not.
 
     ``metrics`` holds finite values only, see :func:`finite`.
     """
@@ -163,7 +163,7 @@ class Outcome:
         """What it tells of the run, by the names of its fields."""
         told = {key: value for key, value in vars(self).items() if value is not None}
         del told["run_id"]
-        return told
+        return told | {"error": self.error}
 
 
 @dataclass
@@ -226,6 +226,14 @@ def label(name: str, varied: Mapping[str, Any], seed: int | None) -> str:
     return f"{name}/{','.join(settings)}" if settings else name
 
 
+def schema(run: NewRun | Run) -> tuple[str | None, dict[str, str]]:
+    """Return the hash of the schema of a run's data, and what each column holds, where told."""
+    told = run.preprocessing.get("schema")
+    told = told if isinstance(told, dict) else {}
+    columns = told.get("columns")
+    return told.get("hash"), columns if isinstance(columns, dict) else {}
+
+
 def differences(one: NewRun | Run, other: NewRun | Run) -> list[tuple[str, str, str]]:
     """Tell in what the data of two runs differ: in content, schema or split.
 
@@ -236,13 +244,10 @@ def differences(one: NewRun | Run, other: NewRun | Run) -> list[tuple[str, str, 
     if one.data_fingerprint != other.data_fingerprint:  # the same content may lie at two places
         mine, theirs = (f"{run.data_ref} ({run.data_fingerprint})" for run in (one, other))
         told.append(("data", mine, theirs))
-    schemas = [run.preprocessing.get("schema", {}) for run in (one, other)]
-    columns = [schema.get("columns", {}) for schema in schemas]
+    schemas = schema(one), schema(other)
+    columns = [names for _, names in schemas]
     if columns[0] != columns[1]:
-        mine, theirs = (
-            f"{schema.get('hash')} of {len(names)} columns"
-            for schema, names in zip(schemas, columns, strict=True)
-        )
+        mine, theirs = (f"{known} of {len(names)} columns" for known, names in schemas)
         told.append(("schema", mine, theirs))
         for name in {**columns[0], **columns[1]}:
             mine, theirs = (str(names.get(name, "absent")) for names in columns)

@@ -20,6 +20,7 @@ from zoo.errors import IntegrityError, UnreachableError, UsageError, ZooError
 from zoo.registry.blobs import NAME, Blobs, Entry, Stray, name_of
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 # Scheme of the URL: how its environment variables begin, and those that hold the credentials.
@@ -109,7 +110,7 @@ class RemoteBlobs(Blobs):
 
             try:
                 found = head(self._store, name_of(sha256))
-                fresh = time.time() - found["last_modified"].timestamp() < FRESH_S
+                fresh = time.time() - _written(found) < FRESH_S
                 if fresh and found["size"] == len(data):
                     return sha256
             except FileNotFoundError:
@@ -148,19 +149,22 @@ class RemoteBlobs(Blobs):
                 for found in some:
                     name = NAME.fullmatch(found["path"])
                     if name:
-                        yield Entry(name[2], found["size"], found["last_modified"].timestamp())
+                        yield Entry(name[2], found["size"], _written(found))
 
     def strays(self) -> Iterator[Stray]:
         """Tell none: the parts of unfinished uploads are no objects, and the store's to expire."""
         return iter(())
 
-    def remove(self, sha256: str) -> bool:
+    def remove(self, sha256: str, since: float | None = None) -> bool:
         """Delete an object."""
         try:
             with self._explained(), suppress(FileNotFoundError):
-                from obstore import delete
+                from obstore import delete, head
 
-                delete(self._store, name_of(sha256))
+                name = name_of(sha256)
+                if since is not None and _written(head(self._store, name)) > since:
+                    return False
+                delete(self._store, name)
         except ZooError:
             return False
         return True
@@ -207,3 +211,8 @@ class RemoteBlobs(Blobs):
         if REFUSED.search(text):
             raise UsageError(f"{self.place}: access was refused: {reason}; {self._hint}") from None
         raise UnreachableError(f"{self.place}: {reason}; try again when it answers") from None
+
+
+def _written(found: "ObjectMeta") -> float:
+    """Say when an object was written, in seconds since 1970."""
+    return found["last_modified"].timestamp()

@@ -16,10 +16,11 @@ from sqlalchemy.dialects import sqlite
 
 from zoo.errors import NotFoundError
 from zoo.registry import tables
-from zoo.registry.records import NewRun, Run, digest
+from zoo.registry.records import Checkpoint, NewRun, Run, digest
 
 COLUMNS = [tables.run.c[field.name] for field in fields(Run) if field.name in tables.run.c]
 GIVEN = [field.name for field in fields(NewRun) if field.name in tables.run.c]
+KEPT = [column for column in tables.checkpoint.c if column.name != "sequence"]
 SHARED = [column for column in tables.dataset.c if column.name != "id"]
 
 
@@ -43,6 +44,15 @@ def select_runs(connection: Connection, where: ColumnElement[bool] | None = None
         Run(**(shared[row.pop("dataset_id")] | row), parents=parents.get(row["id"], ()))
         for row in rows
     ]
+
+
+def select_checkpoints(
+    connection: Connection, where: ColumnElement[bool] | None = None
+) -> list[Checkpoint]:
+    """Read checkpoints, oldest first."""
+    query = select(*KEPT).where(true() if where is None else where)
+    rows = connection.execute(query.order_by(tables.checkpoint.c.sequence)).mappings()
+    return [Checkpoint(**row) for row in rows]
 
 
 def narrowed(refs: Sequence[str]) -> ColumnElement[bool]:

@@ -60,9 +60,9 @@ class SQLite:
                 try:
                     raw.cursor().execute("PRAGMA journal_mode=WAL").close()
                     return
-                except sqlite3.OperationalError as error:
+                except sqlite3.Error as error:
                     if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                        raise
+                        raise self._meaning(error) or error from error
                     time.sleep(0.01)
         finally:
             raw.close()
@@ -86,13 +86,16 @@ class SQLite:
 
     def explain(self, error: DBAPIError) -> Exception | None:
         """Tell a damaged file from one that may not be used, and from what may pass."""
-        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        return self._meaning(error.orig)
+
+    def _meaning(self, error: BaseException | None) -> Exception | None:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in DAMAGED:
-            return IntegrityError(f"{self.place} is not a sound database: {error.orig}")
+            return IntegrityError(f"{self.place} is not a sound database: {error}")
         if code in REFUSED:
-            return UsageError(f"{self.place}: {error.orig}; choose another place with --registry")
-        if isinstance(error.orig, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
-            return UnreachableError(f"{self.place}: {error.orig}")
+            return UsageError(f"{self.place}: {error}; choose another place with --registry")
+        if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+            return UnreachableError(f"{self.place}: {error}")
         return None
 
 

@@ -6,16 +6,15 @@ that each can be checked against the other.
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from zoo.errors import IntegrityError, NotFoundError, ZooError
+from zoo.errors import IntegrityError, NotFoundError, UnsafeFileError, UsageError, ZooError
 from zoo.registry.blobs import Blobs, Entry, open_blobs
+from zoo.registry.checking import check_epochs, checkpoints_of, run_of
 from zoo.registry.database import backend
 from zoo.registry.records import DONE, OUTCOMES, SEVERAL, Checkpoint, Run
 from zoo.registry.registry import Registry
@@ -64,54 +63,76 @@ def verify(registry: Registry) -> Verified:
     Raises:
         ZooError: where a place cannot be reached or read; that is not damage.
     """
-    runs = {run.id: run for run in registry.runs()}
+    runs, checkpoints = registry.everything()
     found = Verified(len(runs), faults=registry.database.faults())
+    owners = {run.id: run.owner for run in runs}
     kinds: dict[str, set[str]] = defaultdict(set)
-    files: dict[tuple[str, int], str] = {}  # a state belongs to many runs
-    for kept in registry.every_checkpoint():
+    files: dict[File, str] = {}  # a state belongs to many runs
+    for kept in checkpoints:
         kinds[kept.run_id].add(kept.kind)
         what = "its state of training" if kept.kind == "state" else f"its {kept.kind} weights"
-        files.setdefault((kept.sha256, kept.size), f"{runs[kept.run_id].owner}, {what}")
-    states = {kept.sha256 for kept in registry.every_checkpoint() if kept.kind == "state"}
-    for (sha256, size), owner in files.items():
+        files.setdefault(_file(kept), f"{owners.get(kept.run_id, kept.run_id)}, {what}")
+    faults: dict[File, str] = {}
+    for (is_state, sha256, size), owner in files.items():
         found.files += 1
         try:
-            (registry.states if sha256 in states else registry.blobs).get(sha256, size, owner)
+            (registry.states if is_state else registry.blobs).get(sha256, size, owner)
             found.size += size
         except IntegrityError as error:
-            found.faults.append(str(error))
-    for run in runs.values():
+            faults[is_state, sha256, size] = str(error)
+    # A state of training is removed when the next one is saved: look once more what is mentioned.
+    mentioned = set(map(_file, registry.every_checkpoint())) if faults else set()
+    found.faults += [fault for file, fault in faults.items() if file in mentioned]
+    for run in runs:
         if run.status == "finished" and kinds[run.id].isdisjoint(OUTCOMES):
             found.faults.append(f"{run.owner}: is finished, however without weights")
     return found
 
 
 def collect(
-    registry: Registry, *, grace_s: float = GRACE_S, dry_run: bool = False
+    registry: Registry,
+    *,
+    grace_s: float = GRACE_S,
+    dry_run: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Garbage]:
     """Remove files that nothing refers to and tell which they were; ``dry_run`` removes none.
 
     What is younger than ``grace_s`` stays, because it may be about to be referred to, and so does
     what belongs to a run that somebody works on.  While anybody works on any run, unfinished files
-    stay for an hour at least, whatever ``grace_s`` is: they may be being written.
+    stay for an hour at least, whatever ``grace_s`` is: they may be being written.  Files of runs
+    that this catalogue does not know stay: they are of another catalogue, or of a lost one.
+
+    Args:
+        registry: what is looked after.
+        grace_s: in seconds.
+        dry_run: only tell what would be removed.
+        say: is told what stays for another reason than its age.
     """
     now, told = time.time(), []
-    holders = registry.holders([run.id for run in registry.runs()]).values()
-    working = not all(holder.is_gone for holder in holders)
+    working = not all(holder.is_gone for holder in registry.holders().values())
     unfinished_s = max(grace_s, GRACE_S) if working else grace_s
+    foreign: dict[Entry, str] = {}
     for blobs, what in ((registry.blobs, "weights"), (registry.states, "state of training")):
         for stray in blobs.strays():
-            if now - stray.modified > unfinished_s:
-                told.append(
-                    Garbage(stray.path.name, "unfinished", stray.size, now - stray.modified)
-                )
-                if not dry_run:
-                    stray.path.unlink(missing_ok=True)
+            if now - stray.modified > unfinished_s and (dry_run or _unlinked(stray.path, say)):
+                age_s = now - stray.modified
+                told.append(Garbage(stray.path.name, "unfinished", stray.size, age_s))
         old = [entry for entry in blobs.entries() if now - entry.modified > grace_s]
-        for entry in _loose(registry, blobs, old):
-            told.append(Garbage(entry.sha256, what, entry.size, now - entry.modified))
-            if not dry_run:
-                blobs.remove(entry.sha256)
+        loose, others = _loose(registry, blobs, old)
+        foreign |= others
+        for entry in loose:
+            if dry_run or blobs.remove(entry.sha256, since=entry.modified):
+                told.append(Garbage(entry.sha256, what, entry.size, now - entry.modified))
+            else:
+                say(f"{entry.sha256} stays: it was just written anew, or may not be removed")
+    if foreign:
+        size = sum(entry.size for entry in foreign)
+        say(
+            f"{len(foreign)} files, {size:,} bytes, stay: they are of runs that this catalogue does"
+            f" not know, such as {min(foreign.values())[:12]}; either of another catalogue at this"
+            " place, or rebuild brings them back"
+        )
     return told
 
 
@@ -125,9 +146,15 @@ def rebuild(url: str, place: str | Path, *, dry_run: bool = False) -> Rebuilt:
         url: the catalogue; it is made where there is none.
         place: where the files are.
         dry_run: only tell what would be entered.
+
+    Raises:
+        NotFoundError: where there are no files.
     """
     done = Rebuilt()
-    told = _told(open_blobs(place), done.faults)
+    blobs = open_blobs(place)
+    told = _told(blobs, done.faults)
+    if not told and not done.faults:
+        raise NotFoundError(f"{blobs.place} holds no weights; name their place with --blobs")
     try:
         with Registry(url, place, create=not dry_run) as registry:
             damaged = bool(registry.database.faults())
@@ -147,18 +174,44 @@ def rebuild(url: str, place: str | Path, *, dry_run: bool = False) -> Rebuilt:
     return done
 
 
-def _loose(registry: Registry, blobs: Blobs, entries: Sequence[Entry]) -> list[Entry]:
-    """Keep the files that the catalogue does not mention and that nobody can be about to."""
+File = tuple[bool, str, int]  # whether it is a state of training, its SHA-256, its bytes
+
+
+def _file(kept: Checkpoint) -> File:
+    return kept.kind == "state", kept.sha256, kept.size
+
+
+def _unlinked(path: Path, say: Callable[[str], None]) -> bool:
+    """Remove an unfinished file; say whether that went well."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        say(f"{path} stays: it cannot be removed: {error.strerror}")
+        return False
+    return True
+
+
+def _loose(
+    registry: Registry, blobs: Blobs, entries: Sequence[Entry]
+) -> tuple[list[Entry], dict[Entry, str]]:
+    """Keep the files that the catalogue does not mention and that nobody can be about to.
+
+    Returns:
+        those, and apart from them the files of runs that it does not know, with one of these runs.
+    """
     mentioned = _mentioned(registry)
     runs_of = {entry: _runs_of(blobs, entry) for entry in entries if entry.sha256 not in mentioned}
-    held = registry.holders({run_id for run_ids in runs_of.values() for run_id in run_ids})
-    busy = {run_id for run_id, holder in held.items() if not holder.is_gone}
+    named = {run_id for run_ids in runs_of.values() for run_id in run_ids}
+    known = registry.by_id(named).keys()
+    busy = {key for key, holder in registry.holders(named).items() if not holder.is_gone}
     mentioned = _mentioned(registry)  # once more: who holds a run no longer has mentioned its files
-    return [
-        entry
+    free = {
+        entry: run_ids
         for entry, run_ids in runs_of.items()
         if entry.sha256 not in mentioned and not busy.intersection(run_ids)
-    ]
+    }
+    foreign = {entry: ids[0] for entry, ids in free.items() if ids and known.isdisjoint(ids)}
+    return [entry for entry in free if entry not in foreign], foreign
 
 
 def _mentioned(registry: Registry) -> set[str]:
@@ -170,7 +223,8 @@ def _runs_of(blobs: Blobs, entry: Entry) -> list[str]:
         card = header(blobs.get(entry.sha256, entry.size, entry.sha256))
     except ZooError:  # damaged, and nobody's
         return []
-    return [str(run_id) for run_id in card.get("runs") or [card.get("id", "")]]
+    told = card.get("runs", [card["id"]] if "id" in card else [])
+    return [str(run_id) for run_id in told] if isinstance(told, list) else []
 
 
 Told = tuple[Run, list[Checkpoint], list[dict[str, Any]]]  # a run, its weights, its epochs
@@ -192,7 +246,9 @@ def _told(blobs: Blobs, faults: list[str]) -> list[Told]:
     for run_id, found in cards.items():
         try:
             told.append(_of_run(found))
-        except (ValidationError, KeyError, TypeError):
+        except UnsafeFileError as error:
+            faults.append(str(error))
+        except (KeyError, TypeError, AttributeError, ValueError):  # a header may hold anything
             faults.append(f"run {run_id[:12]!r}: the header of its file is not that of a run")
     return sorted(told, key=lambda each: each[0].created_at)
 
@@ -207,28 +263,32 @@ def _of_run(found: Sequence[tuple[dict[str, Any], Entry]]) -> Told:
     facts = {name.name: last[name.name] for name in fields(Run)}
     facts |= {"status": last["status"] if over else "interrupted"}
     facts |= {"finished_at": _iso(entry) if over else None}
-    run = TypeAdapter(Run).validate_python(facts)
+    run = run_of(facts)
     kept = {}
     for card, entry in found:
         key = (card["checkpoint"], card["epoch"] if card["checkpoint"] in SEVERAL else None)
-        kept[key] = Checkpoint(
-            run_id=run.id,
-            kind=card["checkpoint"],
-            sha256=entry.sha256,
-            size=entry.size,
-            epoch=card["epoch"],
-            source=card.get("source", "weights"),
-            metrics=card.get("checkpoint_metrics", card["metrics"]),
-            created_at=_iso(entry),
-        )
+        kept[key] = {
+            "run_id": run.id,
+            "kind": card["checkpoint"],
+            "sha256": entry.sha256,
+            "size": entry.size,
+            "epoch": card["epoch"],
+            "source": card.get("source", "weights"),
+            "metrics": card.get("checkpoint_metrics", card["metrics"]),
+            "created_at": _iso(entry),
+        }
     history = last.get("history", {})
-    epochs = [dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=True)]
-    return run, list(kept.values()), [{"run_id": run.id, **epoch} for epoch in epochs]
+    epochs = [
+        {"run_id": run.id, **dict(zip(history, row, strict=True))}
+        for row in zip(*history.values(), strict=True)
+    ]
+    check_epochs(epochs, run.owner)
+    return run, checkpoints_of(list(kept.values()), run.owner), epochs
 
 
 def _enter(registry: Registry, told: Sequence[Told], done: Rebuilt, dry_run: bool) -> None:
     """Enter runs that are not there yet, parents first, whatever the clocks said of their age."""
-    there = set(registry.by_id(run.id for run, _, _ in told))
+    there = {run.id for run in registry.runs()}  # all: each of them must be readable
     waiting = {run.id: (run, kept, history) for run, kept, history in told if run.id not in there}
     while waiting:
         ready = [it for it in waiting.values() if waiting.keys().isdisjoint(it[0].parents)]
@@ -239,7 +299,12 @@ def _enter(registry: Registry, told: Sequence[Told], done: Rebuilt, dry_run: boo
                 told_lost = ", ".join(sorted(lost))
                 done.faults.append(f"{run.owner}: of its parents {told_lost} are lost")
             run = replace(run, parents=parents)
-            if dry_run or registry.adopt(run, kept, history):
+            try:
+                entered = dry_run or registry.adopt(run, kept, history)
+            except UsageError as error:  # such as text that the database cannot hold
+                done.faults.append(f"{run.owner}: {error}")
+                continue
+            if entered:
                 there.add(run.id)
                 done.runs.append(run)
             else:

@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import Float, TypeDecorator
 from sqlalchemy.engine import Dialect
 
+from zoo.errors import IntegrityError
+
 
 class Figure(TypeDecorator[float]):
     """A number, or nothing where it is not one: PostgreSQL would keep NaN, SQLite does not."""
@@ -20,8 +22,20 @@ class Figure(TypeDecorator[float]):
         return None if value is None or math.isnan(value) else value
 
 
-# Members of a zoo share most of what is written of them: it is parsed once, and never altered.
-from_json = lru_cache(maxsize=4096)(json.loads)
+@lru_cache(maxsize=4096)
+def from_json(text: str) -> Any:
+    """Read a value; members of a zoo share most of theirs: it is parsed once, and never altered.
+
+    Raises:
+        IntegrityError: where it is no JSON, or nests without end.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise IntegrityError(
+            f"the catalogue is damaged: a cell must hold JSON, however it holds {text[:40]!r}; put"
+            " back a copy, or let rebuild make it anew from the files"
+        ) from None
 
 
 def to_json(value: Any) -> str:
