@@ -105,7 +105,11 @@ class Journal:
                 time.sleep(RETRY_S)
 
     def save(self, fit: Fit, *, now: bool = False) -> None:
-        """Save the state of training where it is time to, so that a crash costs little."""
+        """Save the state of training where it is time to, so that a crash costs little.
+
+        Raises:
+            ZooError: where it cannot be, and nothing has begun; later training goes on without.
+        """
         wait = max(STATE_S, self.cost / SHARE)
         if not now and time.monotonic() - self.saved < wait:
             return
@@ -118,7 +122,10 @@ class Journal:
             self._write()
             tensors, note = fit.snapshot()
             self.registry.save_state(keys, tensors, note | {"torch": version("torch")})
-        except (UnreachableError, LostClaimError) as error:
+        except ZooError as error:
+            passing = isinstance(error, UnreachableError | LostClaimError)
+            if not (passing or self.histories or self.ended):
+                raise  # such as a full disk, before anything has begun: no weights would fit either
             self.say(f"the state of training is not saved: {error}")
         self.saved = time.monotonic()
         self.cost = self.saved - start
@@ -140,14 +147,20 @@ class Journal:
                 self._store(self.parcels[0])
                 self.parcels.popleft()
         finally:  # what is stored is written, even if other weights have to wait
+            self._enter()
+        self.due = time.monotonic() + FLUSH_S
+
+    def _enter(self) -> None:
+        """Write the batch, once nothing is in it of runs that others have taken over."""
+        while True:
             try:
                 self.registry.write(self.batch)
+                break
             except LostClaimError as error:
                 self.say(str(error))
                 self.ended |= error.run_ids
-                self.registry.write(self.batch.without(error.run_ids))
-            self.batch = Batch()
-        self.due = time.monotonic() + FLUSH_S
+                self.batch = self.batch.without(error.run_ids)
+        self.batch = Batch()
 
     def _end(self, end: Finished) -> None:
         best = end.best

@@ -19,7 +19,13 @@ from zoo.checks import shape_key
 from zoo.choice import Choice, described
 from zoo.data import Data
 from zoo.engines import EngineName
-from zoo.errors import InterruptedRunsError, LostClaimError, MismatchError, ZooError
+from zoo.errors import (
+    IntegrityError,
+    InterruptedRunsError,
+    LostClaimError,
+    MismatchError,
+    UnsafeFileError,
+)
 from zoo.fit import WIDTH, Fit
 from zoo.interrupting import Stop
 from zoo.journal import Journal
@@ -32,6 +38,8 @@ from zoo.settings import flatten
 
 UNDONE = ("queued", "running", "interrupted")
 POLL_S = 1.0  # between two looks at what others work on
+# What a saved state is damaged by, does not fit, or is too large for.
+LOST = (IntegrityError, UnsafeFileError, MismatchError, LostClaimError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -179,6 +187,9 @@ class _Trainer:
         Args:
             saved: where the state is.
             members: those whose state it is, and all that ended before.
+
+        Raises:
+            ZooError: where a place cannot be read now: the state is still there.
         """
         ours = set(saved.run_ids)
         try:
@@ -188,19 +199,27 @@ class _Trainer:
             begun = [slot.member.key for slot in fit.slots if slot and slot.epoch]
             begun = [key for key in begun if key in ours]
             self.registry.start(begun, anew=False)
-            how = described(fit.choice, fit.setup.device)
-            if note["torch"] != version("torch"):
-                how += (
-                    f"; the state is of PyTorch {note['torch']} and this is {version('torch')}: "
-                    "figures may differ in the last digits"
-                )
-            self.watch(Noted(f"{len(ours)} interrupted runs go on where they were: {how}"))
             histories = {key: self.registry.history(key) for key in begun}
-            journal = Journal(self.registry, data, self._say, histories, set(members) - ours)
+        except LOST as error:
+            self._anew(ours, error)
+            return
+        how = described(fit.choice, fit.setup.device)
+        if note["torch"] != version("torch"):
+            how += (
+                f"; the state is of PyTorch {note['torch']} and this is {version('torch')}: "
+                "figures may differ in the last digits"
+            )
+        self.watch(Noted(f"{len(ours)} interrupted runs go on where they were: {how}"))
+        journal = Journal(self.registry, data, self._say, histories, set(members) - ours)
+        try:
             self._follow(fit, journal)
-        except (ZooError, RuntimeError, MemoryError) as error:
-            left = len(ours - self.ended)
-            self.watch(Noted(f"{left} interrupted runs start anew: {_first_line(error)}"))
+        except (RuntimeError, MemoryError) as error:
+            self._anew(ours, error)
+
+    def _anew(self, runs: Set[str], error: Exception) -> None:
+        """Say that those of the runs that have not ended start anew, and why."""
+        left = len(runs - self.ended)
+        self.watch(Noted(f"{left} interrupted runs start anew: {_first_line(error)}"))
 
     def train(self, members: Sequence[Member]) -> None:
         """Train members that share a shape; where memory ends, with fewer at once."""
