@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ensemble import catalogue
+from ensemble.entries import pooling_of
 from ensemble.errors import EmptyError
 from ensemble.heldout import Pool, pooling
 from ensemble.members import Bench, alike, bench
@@ -180,15 +180,9 @@ def _candidate(table: Bench, run: Run, known: Mapping[str, Run]) -> _Candidate:
         method = run.config.get("method") if run.kind == "weights" else None
         pool = pooling(partial(table.pool, mean), {})
         return _Candidate(run.label, run.kind, method, [run], pool)
-    function = catalogue.find("predictions", run.config["method"]).function
-    arguments = run.config["arguments"]
-    return _Candidate(
-        run.label,
-        run.kind,
-        run.config["method"],
-        [known[parent] for parent in run.parents],
-        pooling(partial(table.pool, function), arguments),
-    )
+    made = pooling_of(run, known)
+    pool = pooling(partial(table.pool, made.function), made.arguments)
+    return _Candidate(run.label, run.kind, run.config["method"], made.members, pool)
 
 
 def _row(

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ensemble.entries import settings_of
 from ensemble.errors import listing
 from ensemble.members import MembersError, model_of
 from zoo.registry import Run
+from zoo.sections import DataConfig
 
 
 def same_model(runs: Sequence[Run]) -> None:
@@ -45,6 +47,6 @@ def same_rows(runs: Sequence[Run]) -> None:
 
 def _settings(run: Run) -> dict[str, Any]:
     settings = {f"model.{key}": value for key, value in model_of(run).model_dump().items()}
-    settings["data.scaling"] = run.config["data"]["scaling"]
+    settings["data.scaling"] = settings_of(run, "data", DataConfig).scaling
     units = run.preprocessing["target"]["units"]
     return settings | ({"data.target_transform": units["transform"]} if units else {})

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ensemble.entries import settings_of
 from ensemble.errors import EmptyError, EnsembleError, listing
 from ensemble.heldout import OutOfFold, Pool, assemble
 from ensemble.metrics import METRICS, AnyMetric, ranking
@@ -23,6 +24,7 @@ from zoo.data import Data, Loader, Part
 from zoo.models import restore
 from zoo.objective import objective
 from zoo.registry import Registry, Run
+from zoo.registry.checking import check_usable
 from zoo.registry.records import changed, differences
 from zoo.sections import DataConfig, ModelConfig
 from zoo.stack import stack
@@ -66,7 +68,7 @@ class Bench:
         Raises:
             MembersError: where it has changed.
         """
-        config = DataConfig.model_validate({**run.config["data"], "ref": self.config.ref})
+        config = settings_of(run, "data", DataConfig).model_copy(update={"ref": self.config.ref})
         if config == self.config:
             return self.data
         data = self.loader.data(config)
@@ -242,12 +244,14 @@ def bench(registry: Registry, runs: Sequence[Run], frame: Any = None) -> Bench:
         EmptyError: without runs.
         MembersError: where runs learnt from other data, split or classes, or the data has changed,
             or is not known.
+        UnsafeFileError: where what the registry says of a run is damaged.
         DataError: where the data cannot be loaded any more.
     """
     if not runs:
         raise EmptyError("there must be at least one finished run, however there is none")
     for run in runs:
         refuse_unknown_data(run)
+        check_usable(run)
     first = runs[0]
     facts = [
         f"{run.label} has {what} {theirs} and {first.label} has {ours}"
@@ -262,7 +266,7 @@ def bench(registry: Registry, runs: Sequence[Run], frame: Any = None) -> Bench:
     ]
     if facts:
         raise MembersError(f"members must share their data, however {listing(facts)}")
-    config, loader = DataConfig.model_validate(first.config["data"]), Loader(frame)
+    config, loader = settings_of(first, "data", DataConfig), Loader(frame)
     data = loader.data(config)
     _refuse_change(data, first)
     return Bench(registry, config, data, loader)
@@ -316,7 +320,7 @@ def _refuse_change(data: Data, run: Run) -> None:
 
 def model_of(run: Run) -> ModelConfig:
     """Return the model settings of a run that has weights."""
-    return ModelConfig.model_validate(run.config["model"])
+    return settings_of(run, "model", ModelConfig)
 
 
 def _targets(run: Run) -> list[str]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ensemble import catalogue
+from ensemble.entries import Pooling, pooling_of
 from ensemble.errors import OptionError
 from ensemble.members import MembersError, model_of, refuse_unknown_data
 from ensemble.predictions import mean, pooled
@@ -29,6 +29,7 @@ from zoo.data.opening import naming
 from zoo.data.tabular import Gaps
 from zoo.objective import objective
 from zoo.registry import Registry, Run
+from zoo.registry.checking import check_usable
 from zoo.sections import Task
 from zoo.stack import stack
 from zoo.stacked import Stacked
@@ -88,6 +89,7 @@ def predictor(registry: Registry, run: Run) -> Predictor:
     Raises:
         MembersError: where the run, or a member of it, has no weights, or was trained elsewhere.
         IntegrityError: where stored weights are not what was published.
+        UnsafeFileError: where what the registry says of them is damaged.
 
     >>> from tempfile import TemporaryDirectory
     >>> from zoo import parse, plan, train_many
@@ -98,14 +100,13 @@ def predictor(registry: Registry, run: Run) -> Predictor:
     >>> list(predict(rows).columns)
     ['prediction', 'p_setosa', 'p_versicolor', 'p_virginica', 'uncertainty']
     """
-    members, function, arguments = [run], mean, {}
+    pool = Pooling([run], mean, {})
     if run.kind == "predictions":
-        known = registry.by_id(run.parents)
-        members = [known[parent] for parent in run.parents]
-        function = catalogue.find("predictions", run.config["method"]).function
-        arguments = run.config["arguments"]
+        pool = pooling_of(run, registry.by_id(run.parents))
+    members = pool.members
     for member in members:
         refuse_unknown_data(member)
+        check_usable(member)
         if not member.metrics:
             raise MembersError(
                 f"only trained models predict, however {member.label} is {member.status}; train it"
@@ -125,8 +126,9 @@ def predictor(registry: Registry, run: Run) -> Predictor:
             most |= gaps
         return torch.stack([found[member.id] for member in members]), most
 
-    pool = partial(pooled, function, task=run.task, **arguments)
-    return Predictor(run, members, outputs, pool)
+    check_usable(run)
+    together = partial(pooled, pool.function, task=run.task, **pool.arguments)
+    return Predictor(run, members, outputs, together)
 
 
 def predict_file(

@@ -10,10 +10,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from zoo import augment, models
 from zoo.config import RunConfig
 from zoo.data import Data, tabular
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, DataError
 from zoo.objective import objective
+from zoo.registry.values import to_json
 from zoo.sections import ModelConfig
 from zoo.weighting import class_weights
+
+MOST_FITTED = 4 << 20  # bytes of JSON
 
 
 def shape_key(config: RunConfig, *, of_fold: bool = True) -> tuple[object, ...]:
@@ -67,6 +70,21 @@ def batch_size(config: RunConfig, data: Data) -> int:
     if config.data.own:
         rows = min(rows, len(np.union1d(*data.rows[:2])) // 2)
     return config.train.batch_size or min(128, rows)
+
+
+def check_fitted(data: Data) -> None:
+    """Check that what was fitted to the data fits into the header of a file of weights.
+
+    Raises:
+        DataError: where it does not.
+    """
+    size = len(to_json(data.preprocessing))
+    if size > MOST_FITTED:
+        raise DataError(
+            f"every model keeps what prepares its rows, so that it has at most {MOST_FITTED:,}"
+            f" bytes, however for {data.ref} it has {size:,}; drop columns by data.columns, or"
+            " leave out data.scaling quantile"
+        )
 
 
 def check(config: RunConfig, data: Data, state: Mapping[str, Tensor] | None = None) -> None:

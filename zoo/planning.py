@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from zoo.checks import batch_size, check
+from zoo.checks import batch_size, check, check_fitted
 from zoo.config import Config, RunConfig, parse
 from zoo.data import Data, Loader
 from zoo.errors import ConfigError, MismatchError, NotFoundError, UsageError
 from zoo.exchange.opening import opened
 from zoo.registry import NewRun, Registry, Run
+from zoo.registry.checking import check_usable
 from zoo.registry.records import Checkpoint, changed, differences
 from zoo.registry.weights import decode, header
 from zoo.reports import Member
@@ -158,6 +159,7 @@ def continuation(
                 f"only models whose data are known can be continued, however {run.label} was "
                 f"imported; train-many --set init={run.label} begins with its weights"
             )
+        check_usable(run)
         apart = [f"{what} {theirs} and {ours}" for what, theirs, ours in differences(run, first)]
         if run.name != first.name:
             apart.append(f"name {run.name} and {first.name}")
@@ -228,6 +230,7 @@ def _planned(
 
 def _requests(title: str, data: Data, runs: Any, found: Mapping[str, _Start]) -> list[NewRun]:
     """Check the settings of runs on the same rows, and ask for them."""
+    check_fitted(data)
     requests = []
     checked: set[str] = set()
     for asked, varied, seed, parents in runs:

@@ -13,6 +13,7 @@ import torch
 from zoo.config import parse
 from zoo.data import apply, load
 from zoo.errors import ConfigError, DataError
+from zoo.planning import plan
 from zoo.sections import DataConfig
 
 ROWS = "".join(f"{i},{'ab'[i % 2]},{i * 1.5}\n" for i in range(40))
@@ -161,3 +162,17 @@ def test_no_fault_is_forgotten():
     names = [*REFUSED, *WRITTEN, *(name.removeprefix("test_") for name in globals())]
     numbers = {int(found[0]) for name in names if (found := re.match(r"\d\d", name))}
     assert numbers == set(range(43, 58))
+
+
+def test_what_prepares_rows_must_fit_beside_the_weights_and_is_refused_before_training(monkeypatch):
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame(draw.normal(size=(400, 3)), columns=list("abc"))
+    frame["y"] = draw.normal(size=400) > 0
+    asked = {"data": {"ref": "wide", "target": "y", "scaling": "quantile"}}
+    plan(parse(asked), frame=frame)
+    monkeypatch.setattr("zoo.checks.MOST_FITTED", 10_000)
+    with pytest.raises(
+        DataError, match=r"at most 10,000 bytes, however for wide it has 1\d,\d{3};"
+    ):
+        plan(parse(asked), frame=frame)
+    plan(parse({"data": {"ref": "wide", "target": "y"}}), frame=frame)

@@ -83,7 +83,7 @@ def readme(run: Run, checkpoint: Checkpoint, file: str, parents: Mapping[str, Ru
     facts: dict[str, Any] = {
         "run": f"{run.label} ({run.id})",
         "kind": run.kind,
-        "model": (run.config.get("model") or {}).get("name", "unknown"),
+        "model": (_model(run) or {}).get("name", "unknown"),
         "task": run.task,
         "classes": ", ".join(map(str, run.classes[:20])),
         "weights": checkpoint.kind,
@@ -116,8 +116,10 @@ def _loading(run: Run, file: str) -> str:
 
 def _model(run: Run) -> dict[str, Any] | None:
     """Return a model's name and options; what is found from a table is filled in."""
-    model: dict[str, Any] | None = run.config.get("model")
-    if model and model.get("column_widths") == [] and run.preprocessing.get("kind") == "table":
+    model = run.config.get("model")
+    if not isinstance(model, dict):
+        return None
+    if model.get("column_widths") == [] and run.preprocessing.get("kind") == "table":
         from zoo.data import tabular
 
         return {**model, "column_widths": tabular.widths(run.preprocessing)}

@@ -15,6 +15,7 @@ from zoo.exchange.template import DEFAULT, fields, fill
 from zoo.exchange.writing import Write, write_all
 from zoo.printable import escaped
 from zoo.registry import Checkpoint, Registry, Run, tables
+from zoo.registry.checking import check_usable
 from zoo.registry.records import SEVERAL, CheckpointKind
 from zoo.registry.weights import encode
 from zoo.usercode import is_reference
@@ -56,7 +57,8 @@ def export_runs(
     Raises:
         UsageError: where a name cannot be made, two are alike, or a file is there already.
         NotFoundError: where a run has no such weights.
-        IntegrityError: where stored weights are not what was published.
+        IntegrityError, UnsafeFileError: where stored weights are not what was published, or what is
+            said of them is damaged.
         ZooError: where a file cannot be written; none of them is there then.
     """
     output = Path(output)
@@ -86,6 +88,8 @@ def export_runs(
         weights.append(path)
         files[path] = partial(_write_weights, registry, run, checkpoint, form)
         if not alone:
+            if run.preprocessing:
+                check_usable(run)
             told = escaped(json.dumps(config(run, checkpoint), indent=2, ensure_ascii=False))
             files[path.with_name(CONFIG)] = partial(_write_text, f"{told}\n")
             files[path.with_name(CARD)] = partial(
