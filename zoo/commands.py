@@ -19,7 +19,7 @@ def complete_ref(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
     url, blobs = ctx.params.get("registry"), ctx.params.get("blobs")
     try:
-        with Registry(url or REGISTRY, blobs or BLOBS, create=False) as registry:
+        with Registry(url or REGISTRY, blobs, create=False) as registry:
             return registry.names(incomplete)
     except ZooError:
         return []
@@ -27,7 +27,13 @@ def complete_ref(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 FORMATS = ("table", "json", "csv", "markdown")
 REGISTRY = "sqlite:///checkpoints/registry.db"
-BLOBS = "checkpoints/blobs"
+
+
+def beside_registry(ctx: click.Context, _param: click.Parameter, place: str | None) -> str:
+    """Choose a place for weights where the user has not."""
+    from zoo.registry.places import beside
+
+    return place or beside(ctx.params["registry"])
 
 
 def places(command: Any) -> Any:
@@ -35,14 +41,15 @@ def places(command: Any) -> Any:
     command = click.option(
         "--blobs",
         envvar="ZOO_BLOBS",
-        default=BLOBS,
-        show_default=True,
+        callback=beside_registry,
+        show_default="beside a SQLite catalogue",
         help="Where weights are: a folder, or s3://, gs://, az://BUCKET/PREFIX.",
     )(command)
     return click.option(
         "--registry",
         envvar="ZOO_REGISTRY",
         default=REGISTRY,
+        is_eager=True,  # it comes first, whatever the order
         show_default=True,
         help="The catalogue: sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE.",
     )(command)

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from cli import main
 from zoo.errors import IntegrityError, NotFoundError, UnreachableError, UsageError
 from zoo.registry import NewRun, Registry
+from zoo.registry.upkeep import verify
 
 SECRET = "hunter2"
 
@@ -243,3 +244,16 @@ print(*sorted(heavy & set(sys.modules)))
         [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == ""
+
+
+def test_weights_are_beside_the_catalogue_unless_somebody_says_otherwise(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ZOO_BLOBS", raising=False)
+    asked = ["train-many", "--data", "iris", "--seeds", "1", "--set", "train.epochs=1"]
+    url = "sqlite:///team/registry.db"
+    assert CliRunner().invoke(main, [*asked, "--registry", url]).exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["team"]
+    (tmp_path / "team").rename(tmp_path / "moved")
+    with Registry("sqlite:///moved/registry.db") as registry:
+        assert verify(registry).faults == []
+        assert registry.load(registry.runs()[0].id)

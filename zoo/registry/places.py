@@ -33,6 +33,16 @@ THROUGH_FUSE = re.compile(
 )
 
 
+def beside(url: str) -> str:
+    """Say where weights are unless somebody chooses: beside the file of a SQLite catalogue.
+
+    >>> beside("sqlite:///team/registry.db"), beside("postgresql+psycopg://db.example/zoo")
+    ('team/blobs', 'checkpoints/blobs')
+    """
+    file = re.match(r"sqlite(?:\+\w+)?:///([^?]+)", url)
+    return str(Path(file[1]).parent / "blobs") if file else "checkpoints/blobs"
+
+
 def make_folder(folder: Path, option: str) -> None:
     """Make a folder and its parents.
 

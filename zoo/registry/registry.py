@@ -16,6 +16,7 @@ from zoo.registry import tables
 from zoo.registry.adopting import adopt
 from zoo.registry.blobs import open_blobs
 from zoo.registry.catalogue import Catalogue
+from zoo.registry.places import beside
 from zoo.registry.records import (
     Batch,
     Checkpoint,
@@ -33,6 +34,8 @@ from zoo.registry.writing import columns, drop_states, start, write
 if TYPE_CHECKING:
     from torch import Tensor
 
+TOLD = 20_000  # epochs of a run that go into a header at most, which has 16 MiB in all
+
 
 class Registry(Catalogue):
     """Every run, its history and its weights.  Close it, or use it in a ``with`` statement.
@@ -41,6 +44,11 @@ class Registry(Catalogue):
     >>> with TemporaryDirectory() as folder, Registry(f"sqlite:///{folder}/r.db", folder) as zoo:
     ...     zoo.runs()
     []
+
+    Args:
+        url: of the catalogue.
+        blobs: where weights are; by default beside a SQLite catalogue.
+        create: whether to make what is not there.
 
     Attributes:
         blobs: where weights are stored.
@@ -55,11 +63,11 @@ class Registry(Catalogue):
     def __init__(
         self,
         url: str = "sqlite:///checkpoints/registry.db",
-        blobs: str | Path = "checkpoints/blobs",
+        blobs: str | Path | None = None,
         *,
         create: bool = True,
     ) -> None:
-        self.blobs = open_blobs(blobs)
+        self.blobs = open_blobs(beside(url) if blobs is None else blobs)
         self.states = self.blobs.child("states")
         if create:
             self.blobs.create()
@@ -88,7 +96,7 @@ class Registry(Catalogue):
         run = self._known(run_id)
         card: dict[str, Any] = {"schema": tables.SCHEMA, "checkpoint": kind, "epoch": epoch}
         card |= {"source": source, "checkpoint_metrics": finite(metrics)}
-        card |= {"history": columns(history)} if history else {}
+        card |= {"history": columns(history)} if 0 < len(history) <= TOLD else {}
         card |= vars(run) | (outcome.given if outcome else {})
         data = encode(state, card, run.owner)
         return Checkpoint(
