@@ -6,6 +6,7 @@ are the rows of the stack.  Both leave the arithmetic of the loss and of autogra
 agree to float tolerance.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
@@ -99,6 +100,22 @@ def casting(device: torch.device, precision: Precision) -> AbstractContextManage
     return torch.autocast(
         device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False
     )
+
+
+def suited(module: nn.Module, precision: Precision) -> nn.Module:
+    """Return a copy whose BatchNorm computes in float32, whatever products use.
+
+    Its statistics are float32, and CUDA's kernel takes them with inputs of no other type.
+    """
+    own = copy.deepcopy(module)
+    if precision != "float32":
+        for norm in _norms(own):
+            norm.register_forward_pre_hook(_in_float32)
+    return own
+
+
+def _in_float32(norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.float() for x in inputs)
 
 
 def for_statistics(module: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from zoo.engines import (
     for_statistics,
     portions,
     statistics,
+    suited,
     weighted_mean,
 )
 from zoo.objective import Objective
@@ -38,7 +39,7 @@ class Sequential:
         precision: Precision = "float32",
         prepare: Prepare = as_is,
     ) -> None:
-        self.module = module
+        self.module = suited(module, precision)
         self.objective = objective
         self.precision = precision
         self.prepare = prepare

@@ -41,7 +41,7 @@ class Setup:
         self.config = member.config
         check(self.config, data)
         self.data = data
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device) if device else default_device()
         metrics = [monitor.metric for monitor in self.config.stop.monitors]
         count_C = torch.bincount(data.val.y) if "balanced_accuracy" in metrics else None
         balance_C = None if count_C is None else balance(count_C).to(self.device)
@@ -136,3 +136,8 @@ class Setup:
             self.engine("sequential").step(race.stack, race.x_KN, race.y_KN, seed_1, race.knobs)
         copies = COPIES + (self.config.keep.lawa or 0)
         return most_members(footprint.bytes + copies * race.stack.flat_KP.nbytes, self.device)
+
+
+def default_device() -> torch.device:
+    """Return the GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
