@@ -62,6 +62,29 @@ def test_steps_agree_with_a_plain_loop_in_figures_gradients_and_buffers(case, en
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", ["mlp batch norm", "cnn"])
+def test_batch_norm_computes_in_float32_where_products_do_not(case, engine):
+    modules, x_KN, y_KN, task = prepared(case)
+    given, made = set(), set()
+    for part in modules[0].modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.register_forward_hook(lambda _, inputs, output: made.add(output.dtype))
+        elif isinstance(part, nn.Linear | nn.Conv2d):
+            part.register_forward_hook(lambda _, inputs, output: given.add(output.dtype))
+    stacked, half = stack(modules), engine(modules[0], objective(task), "bfloat16")
+    loss_K, _, gradient_KP = half.step(stacked, x_KN, y_KN, torch.arange(MEMBERS), {})
+    half.evaluate(stacked, x_KN[0], y_KN[0])
+    assert (given, made) == ({torch.bfloat16}, {torch.float32})
+    for k, module in enumerate(copy.deepcopy(modules)):
+        loss, _, gradient = plain_step(module, x_KN[k], y_KN[k], task)
+        torch.testing.assert_close(loss_K[k], loss, rtol=0.03, atol=0.03)
+        cosine = torch.cosine_similarity(gradient_KP[k], gradient, dim=0)
+        assert cosine > 0.99
+        for name, buffer in module.named_buffers():
+            torch.testing.assert_close(stacked.buffers[name][k], buffer, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_and_evaluation_agree_with_the_module_in_evaluation_mode(case, engine):
     modules, x_KN, y_KN, task = prepared(case)

@@ -50,16 +50,6 @@ class NewRun:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def metric(self) -> str:
-        """The name of the metric that is recorded in every epoch of such a task."""
-        return "rmse" if self.task == "regression" else "accuracy"
-
-    @property
-    def watched(self) -> str:
-        """The name of the metric that says how good it is: balanced accuracy where it was asked."""
-        return "balanced_accuracy" if "val_balanced_accuracy" in self.metrics else self.metric
-
-    @property
     def common_split(self) -> str:
         """See :attr:`Run.common_split`."""
         return str(self.preprocessing.get("common_split", self.split_hash))
@@ -124,6 +114,16 @@ class Run:
     def label(self) -> str:
         """The reference a person would write for this run, such as ``digits-mlp/seed=3``."""
         return label(self.name, self.varied, self.seed)
+
+    @property
+    def metric(self) -> str:
+        """The name of the metric that is recorded in every epoch of such a task."""
+        return "rmse" if self.task == "regression" else "accuracy"
+
+    @property
+    def watched(self) -> str:
+        """The name of the metric that says how good it is: balanced accuracy where it was asked."""
+        return "balanced_accuracy" if "val_balanced_accuracy" in self.metrics else self.metric
 
     @property
     def common_split(self) -> str:
