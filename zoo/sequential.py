@@ -18,7 +18,6 @@ from zoo.engines import (
     for_statistics,
     portions,
     statistics,
-    suited,
     weighted_mean,
 )
 from zoo.objective import Objective
@@ -39,7 +38,7 @@ class Sequential:
         precision: Precision = "float32",
         prepare: Prepare = as_is,
     ) -> None:
-        self.module = suited(module, precision)
+        self.module = module
         self.objective = objective
         self.precision = precision
         self.prepare = prepare
@@ -141,7 +140,7 @@ class Sequential:
     def _call(self, member: nn.Module, x_N: Tensor) -> Tensor:
         if self.channels_last is None:
             self.channels_last = self._suits(x_N)
-        with casting(x_N.device, self.precision):
+        with casting(self.precision):
             outputs: Tensor = member(_channels_last(x_N) if self.channels_last else x_N)
         return outputs.float()
 

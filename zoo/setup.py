@@ -85,7 +85,8 @@ class Setup:
         with self.own_randomness():
             count = len(members) if width else min(len(members), self._room(members[0]))
             race = self._race(members[:count])
-            return choose(race, {name: self.engine(name) for name in names})
+            steps = self.config.train.epochs * -(-len(self.train) // self.batch_size)
+            return choose(race, {name: self.engine(name) for name in names}, steps)
 
     def knobs(self, trains: Sequence[TrainConfig]) -> dict[str, Tensor]:
         """Return what the loss takes of members with these settings, whatever the batch.

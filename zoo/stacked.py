@@ -1,5 +1,6 @@
 """All members in one program: ``vmap`` and autograd, recorded and replayed."""
 
+import copy
 from collections.abc import Callable
 from threading import Lock
 from typing import Any
@@ -19,7 +20,6 @@ from zoo.engines import (
     for_statistics,
     portions,
     statistics,
-    suited,
     weighted_mean,
 )
 from zoo.graphs import Graph
@@ -45,9 +45,9 @@ class Stacked:
         precision: Precision = "float32",
         prepare: Prepare = as_is,
     ) -> None:
-        self.training = suited(module, precision).train()
-        self.evaluating = suited(module, precision).eval()
-        self.normalising = for_statistics(suited(module, precision))
+        self.training = copy.deepcopy(module).train()
+        self.evaluating = copy.deepcopy(module).eval()
+        self.normalising = for_statistics(copy.deepcopy(module))
         self.objective = objective
         self.precision = precision
         self.prepare = prepare
@@ -171,7 +171,7 @@ class Stacked:
 
         def call(params: Any, buffer_values: Any, x_N: Tensor) -> Tensor:
             named = dict(zip([*names, *buffers], [*params, *buffer_values], strict=True))
-            with casting(x_N.device, self.precision):
+            with casting(self.precision):
                 outputs: Tensor = functional_call(module, named, (x_N,))
             return outputs.float()
 

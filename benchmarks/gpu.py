@@ -1,6 +1,6 @@
 """A GPU: what many members cost beside one, and each engine beside the plain loop.
 
-    python benchmarks/cuda.py
+    python benchmarks/gpu.py
 
 Times are of whole epochs, the evaluation included, the least of some; the loop's are its training
 over its epochs.
