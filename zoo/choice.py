@@ -24,7 +24,8 @@ RACE_WIDTH = 16  # members in the first race
 WIDER = 1.05  # a wider stack may be this much slower per member: it is refilled less often
 MARGIN = 1.2  # by which threads inside operations must be faster than none
 ROUND_S = 0.002  # of steps, each time that a contender is timed
-ROUNDS = 4  # at least, of timing all contenders
+ROUNDS = 3  # at least, of timing all contenders
+LONG_S = 0.02  # of a step in lanes: then operations are long enough for one thread each
 RACE_S = 0.1, 2.0  # of timing, at least and at most
 SHARE = 0.03  # of the training that may be spent on timing, between these
 HOPELESS = (4, 1.5)  # times slower than the best, after one round and after more: timed no further
@@ -82,17 +83,9 @@ def choose(race: Race, engines: Engines, steps: int) -> Choice:
     cores = torch.get_num_threads()
     start = race.first(min(width, RACE_WIDTH))
     facts = _agree(start, engines)
+    able = [engine for name, engine in engines.items() if name not in facts]
     with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        timers = []
-        for name, engine in engines.items():
-            if name in facts:
-                continue
-            timers.append(_Timer(engine, 1, 1, start, None))
-            if cores > 1 and not race.x_KN.is_cuda:
-                timers.append(_Timer(engine, 1, cores, start, None))
-                lanes = min(cores, len(start.stack))
-                if lanes > 1 and not engine.shares_generator:
-                    timers.append(_Timer(engine, lanes, 1, start, pool))
+        timers = list(_contenders(able, start, cores, pool))
         _race(timers, steps)
         best = min(timers, key=lambda t: t.seconds * (MARGIN if t.threads > 1 else 1))
         figures = [
@@ -176,13 +169,31 @@ def _close(ours: Tensor, theirs: Tensor) -> bool:
     return bool(error <= 0.02 * theirs.abs().max() + 1e-5)
 
 
+def _contenders(
+    engines: Sequence[Engine], race: Race, cores: int, pool: Executor
+) -> Iterator["_Timer"]:
+    """Yield the ways to compute; where steps are long, lanes alone: they have nothing to lose."""
+    lanes = 1 if race.x_KN.is_cuda else min(cores, len(race.stack))
+    apart = [engine for engine in engines if lanes > 1 and not engine.shares_generator]
+    in_lanes = [_Timer(engine, lanes, 1, race, pool) for engine in apart]
+    for timer in in_lanes:
+        timer.measure()
+        yield timer
+    if in_lanes and min(timer.seconds for timer in in_lanes) > LONG_S:
+        return
+    for engine in engines:
+        yield _Timer(engine, 1, 1, race, None)
+        if cores > 1 and not race.x_KN.is_cuda:
+            yield _Timer(engine, 1, cores, race, None)
+
+
 class _Timer:
     """Times steps of an engine in some lanes or threads, on a copy of the members."""
 
     def __init__(
         self, engine: Engine, lanes: int, threads: int, race: Race, pool: Executor | None
     ) -> None:
-        """Record what the engine has to, and warm up."""
+        """Record what the engine has to."""
         count = min(len(race.stack), engine.probe * lanes)
         self.engine, self.lanes, self.threads, self.pool = engine, lanes, threads, pool
         self.scale = len(race.stack) / count
@@ -195,7 +206,7 @@ class _Timer:
 
     @property
     def seconds(self) -> float:
-        """The least time of one step of all members: the first ones warm up threads and caches."""
+        """The least time of one step of all members."""
         return min(self.taken) * self.scale
 
     def run(self) -> None:
@@ -206,7 +217,8 @@ class _Timer:
                 list(self.pool.map(_step, self.races))
 
     def measure(self) -> float:
-        """Time some steps; return what that took in all."""
+        """Time some steps, after one that finds its threads asleep and the caches of others."""
+        self.run()
         start, steps, spent = time.perf_counter(), 0, 0.0
         while spent < ROUND_S:
             self.run()
