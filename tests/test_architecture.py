@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 KNOWS_ZOO = {
     "averaging",
     "files",
+    "inference",
     "likeness",
     "members",
     "merging",

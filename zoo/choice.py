@@ -7,9 +7,7 @@ to waiting, and nearly all of it as soon as the machine has other work.
 """
 
 import itertools
-import statistics
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,15 +17,13 @@ from torch import Tensor
 
 from zoo.engines import Engine, EngineName, Knobs
 from zoo.memory import is_exhausted
+from zoo.racing import Timer, in_turns
 from zoo.stack import Stack
 
 RACE_WIDTH = 16  # members in the first race
 WIDER = 1.05  # a wider stack may be this much slower per member: it is refilled less often
 MARGIN = 1.2  # by which threads inside operations must be faster than none
-ROUND_S = 0.002  # of steps, each time that a contender is timed
-ROUNDS = 3  # at least, of timing all contenders
 RACE_S = 0.1  # of timing, at least
-HOPELESS = 1.5  # times slower than the best: timed no further
 Engines = Mapping[EngineName, Engine]
 
 
@@ -92,7 +88,7 @@ def choose(race: Race, engines: Engines) -> Choice:
                 lanes = min(cores, len(start.stack))
                 if lanes > 1 and not engine.shares_generator:
                     timers.append(_Timer(engine, lanes, 1, start, pool))
-        _race(timers)
+        in_turns(timers, RACE_S)
         best = min(timers, key=lambda t: t.seconds * (MARGIN if t.threads > 1 else 1))
         figures = [
             f"{name} {min(t.seconds for t in timers if t.engine is engine) * 1e3:.3g} ms"
@@ -101,7 +97,7 @@ def choose(race: Race, engines: Engines) -> Choice:
         ]
         if len(start.stack) < width:
             wide = _Timer(best.engine, best.lanes, best.threads, race, best.pool)
-            _race([best, wide])
+            in_turns([best, wide], RACE_S)
             if wide.seconds / width > WIDER * best.seconds / len(start.stack):
                 width = len(start.stack)
     noted = [f"{name} {fact}" for name, fact in facts.items()]
@@ -175,7 +171,7 @@ def _close(ours: Tensor, theirs: Tensor) -> bool:
     return bool(error <= 0.02 * theirs.abs().max() + 1e-5)
 
 
-class _Timer:
+class _Timer(Timer):
     """Times steps of an engine in some lanes or threads, on a copy of the members."""
 
     def __init__(
@@ -183,35 +179,20 @@ class _Timer:
     ) -> None:
         """Record what the engine has to, and warm up."""
         count = min(len(race.stack), engine.probe * lanes)
+        super().__init__(self._run, len(race.stack) / count)
         self.engine, self.lanes, self.threads, self.pool = engine, lanes, threads, pool
-        self.scale = len(race.stack) / count
         self.races = [
             (engine, Race(race.stack.narrow(a, b).take(range(b - a)), *_rows(race, a, b)))
             for a, b in bounds(count, lanes)
         ]
-        self.taken: list[float] = []
         self.run()
 
-    @property
-    def seconds(self) -> float:
-        """The median time of one step of all members."""
-        return statistics.median(self.taken) * self.scale
-
-    def run(self) -> None:
+    def _run(self) -> None:
         with threads(self.threads):
             if self.pool is None:
                 _step(self.races[0])
             else:
                 list(self.pool.map(_step, self.races))
-
-    def measure(self) -> float:
-        """Time some steps; return what that took in all."""
-        start, steps, spent = time.perf_counter(), 0, 0.0
-        while spent < ROUND_S:
-            self.run()
-            steps, spent = steps + 1, time.perf_counter() - start
-        self.taken.append(spent / steps)
-        return spent
 
 
 def _rows(race: Race, start: int, stop: int) -> tuple[Tensor, Tensor, Knobs]:
@@ -226,15 +207,6 @@ def _step(entry: tuple[Engine, Race]) -> None:
     engine.step(race.stack, race.x_KN, race.y_KN, seed_K, race.knobs)
     if race.x_KN.is_cuda:
         torch.cuda.synchronize(race.x_KN.device)
-
-
-def _race(timers: Sequence[_Timer]) -> None:
-    """Measure all in turns, so that a stall of the machine hits them alike; drop the hopeless."""
-    alive, spent, rounds = list(timers), 0.0, 0
-    while spent < RACE_S or rounds < ROUNDS:
-        spent, rounds = spent + sum(timer.measure() for timer in alive), rounds + 1
-        best = min(timer.seconds for timer in alive)
-        alive = [timer for timer in alive if timer.seconds < HOPELESS * best]
 
 
 @contextmanager

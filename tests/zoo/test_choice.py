@@ -158,8 +158,8 @@ class Drawing(Custom):
 @pytest.mark.usefixtures("cores")
 def test_modules_that_share_one_generator_are_not_trained_in_lanes(monkeypatch):
     raced = []
-    start = zoo_choice._race
-    monkeypatch.setattr(zoo_choice, "_race", lambda t: (raced.extend(t), start(t)))
+    start = zoo_choice.in_turns
+    monkeypatch.setattr(zoo_choice, "in_turns", lambda t, s: (raced.extend(t), start(t, s)))
     modules, x_KN, y_KN = custom(Drawing)
     chosen = choose(race(modules, x_KN, y_KN), engines(modules[0]))
     assert (chosen.engine, chosen.lanes) == ("sequential", 1)
