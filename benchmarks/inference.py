@@ -1,7 +1,8 @@
 """What running the members of an ensemble together is worth, against a loop over their modules.
 
 The loop is plain PyTorch: every module in turn on all rows, without gradients.  Both are warmed up
-(the toolkit has measured what suits it) and take turns; the least time of each counts.
+(the toolkit has measured what suits it) and take turns; the least time of a call counts.  With one
+thread it is the processor's time, which other work on the machine does not count into.
 
     python benchmarks/inference.py            # one core
     python benchmarks/inference.py --threads 2
@@ -33,14 +34,14 @@ ROUND_S, ROUNDS = 0.05, 9
 
 def least(contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Return the least seconds of a call of each, over rounds in which they take turns."""
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds = dict.fromkeys(contenders, float("inf"))
     for _ in range(ROUNDS):
         for name, contender in contenders.items():
-            calls, start = 0, time.perf_counter()
-            while (spent := time.perf_counter() - start) < ROUND_S:
+            end = clock() + ROUND_S
+            while (start := clock()) < end:
                 contender()
-                calls += 1
-            seconds[name] = min(seconds[name], spent / calls)
+                seconds[name] = min(seconds[name], clock() - start)
     return seconds
 
 

@@ -52,4 +52,5 @@ def fused(module: nn.Module) -> nn.Module:
 
 def _foldable(norm: _BatchNorm, layer: nn.Module) -> bool:
     hooked = any(each._forward_hooks or each._forward_pre_hooks for each in (norm, layer))
-    return norm.running_mean is not None and len(layer.weight) == norm.num_features and not hooked
+    known = norm.affine and norm.running_mean is not None
+    return known and len(layer.weight) == norm.num_features and not hooked

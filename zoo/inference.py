@@ -219,11 +219,11 @@ class _Recorded:
         return [value_K[first : first + members] for value_K in self.values.values()]
 
     def _call(self, members: int) -> Callable[..., Tensor]:
-        names = list(self.values)
+        names, skeleton = list(self.values), self.skeleton
 
         def call(values: Sequence[Tensor], x_N: Tensor) -> Tensor:
             named = dict(zip(names, values, strict=True))
-            outputs: Tensor = functional_call(self.skeleton, named, (x_N,))
+            outputs: Tensor = functional_call(skeleton, named, (x_N,))
             return outputs
 
         def run(*tensors: Tensor) -> Tensor:

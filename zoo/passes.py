@@ -1,18 +1,19 @@
 """What makes of a recorded program one for any number of rows, with less to do for each.
 
 :func:`joined` finds the sizes that grow with the rows, :func:`split` takes out what does not need
-the rows, :func:`overwriting` lets operations write where nobody will read again, :func:`allocated`
-tells how much memory is needed.
+the rows, :func:`adding` lets products add biases, :func:`overwriting` lets operations write where
+nobody will read again, :func:`allocated` tells how much memory is needed.
 """
 
 import math
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.program import NotRecordableError, Program, Size, Slot, aten, leaves, mutated, pruned
+from zoo.program import Line, NotRecordableError, Program, Size, Slot, aten, leaves, mutated, pruned
 
 OVERWRITING = {  # operations that act element by element -> the same in place
     aten.relu.default: torch.relu_,
@@ -25,6 +26,7 @@ OVERWRITING = {  # operations that act element by element -> the same in place
     aten.mul.Tensor: Tensor.mul_,
     aten.div.Tensor: Tensor.div_,
 }
+COMMUTES = {aten.add.Tensor, aten.mul.Tensor}
 
 
 def joined(one: Program, other: Program, counts: tuple[int, int]) -> Program:
@@ -103,6 +105,34 @@ def split(program: Program) -> tuple[Program, Program]:
     return pruned(first), pruned(replace(program, inputs=[rows, *prepared], lines=after, rows=rows))
 
 
+def adding(program: Program) -> Program:
+    """Let batched products add what is added to their results, such as a bias."""
+    facts, uses = program.facts, Counter(n for line in program.lines for n in line.reads())
+    uses.update(program.results)
+    products = {
+        line.targets[0]: line
+        for line in program.lines
+        if line.func is aten.bmm.default and line.pure
+    }
+    lines: list[Line] = []
+    for line in program.lines:
+        if line.func is aten.add.Tensor and line.pure and not line.kwargs:
+            for bias, product in (line.args, line.args[::-1]):
+                made = products.get(getattr(product, "number", None))
+                if (
+                    made is not None
+                    and uses[product.number] == 1
+                    and isinstance(bias, Slot)
+                    and bias.number in program.inputs
+                    and facts[product.number].layout == facts[line.targets[0] or 0].layout
+                ):
+                    lines = [other for other in lines if other is not made]
+                    line = replace(line, func=aten.baddbmm.default, args=(bias, *made.args))
+                    break
+        lines.append(line)
+    return replace(program, lines=lines)
+
+
 def overwriting(program: Program) -> Program:
     """Let elementwise operations write their result over an argument that nobody reads again."""
     facts = program.facts
@@ -113,21 +143,27 @@ def overwriting(program: Program) -> Program:
         for index, line in enumerate(program.lines)
         for number in line.reads()
     }
+
+    def free(line: Line, index: int, over: int) -> bool:
+        """Tell whether the result of a line may lie where an argument did."""
+        fact = facts[over]
+        return (
+            {n for n in line.reads() if facts[n].storage == fact.storage} == {over}
+            and fact.storage not in theirs
+            and last[fact.storage] == index
+            and fact.layout == facts[line.targets[0] or 0].layout
+            and 0 not in fact.layout[1]  # of an expanded tensor many elements are one
+        )
+
     lines = []
     for index, line in enumerate(program.lines):
-        if line.func in OVERWRITING and line.pure and isinstance(line.args[0], Slot):
-            over, (target,) = line.args[0].number, line.targets
-            fact = facts[over]
-            aliases = {n for n in line.reads() if facts[n].storage == fact.storage}
-            if (
-                aliases == {over}
-                and fact.storage not in theirs
-                and last[fact.storage] == index
-                and target is not None
-                and fact.layout == facts[target].layout
-                and 0 not in fact.layout[1]  # of an expanded tensor many elements are one
-            ):
-                line = replace(line, func=OVERWRITING[line.func], mutates=True)
+        if line.func in OVERWRITING and line.pure:
+            turned = line.func in COMMUTES and not line.kwargs
+            for args in (line.args, line.args[::-1]) if turned else (line.args,):
+                if isinstance(args[0], Slot) and free(line, index, args[0].number):
+                    func = OVERWRITING[line.func]
+                    line = replace(line, func=func, args=args, mutates=True)
+                    break
         lines.append(line)
     return replace(program, lines=lines)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from zoo import noise
-from zoo.passes import allocated, joined, overwriting, split
+from zoo.passes import adding, allocated, joined, overwriting, split
 from zoo.program import NotRecordableError, Operation, Replay, compiled, simplified
 
 aten = torch.ops.aten
@@ -85,7 +85,7 @@ def record(function: Callable[..., Any], inputs: Sequence[Tensor], seed_K: Tenso
     >>> double(torch.tensor([-3.0, 4.0]), torch.zeros(1, dtype=torch.int64))
     [tensor([0., 8.])]
     """
-    operations, results = _watched(function, inputs, seed_K)
+    operations, results = _watched(function, inputs, seed_K, turn=True)
     return compiled(simplified(operations, [*inputs, seed_K], results, fold=True))
 
 
@@ -116,7 +116,8 @@ def record_rows(
         function: maps tensors to a tree of tensors, and writes none of those it is given.
         values: example values.
         x_N: example rows, at least one.
-        counts: two numbers of rows, each at least 2.
+        counts: two numbers of rows, each at least 2, such as it will be used with: products are
+            turned round where both are at least 16.
 
     Raises:
         NotRecordableError: where the function branches on values, draws random numbers, does
@@ -131,25 +132,26 @@ def record_rows(
     no_seeds = torch.zeros(0, dtype=torch.int64)
     for count in counts:
         inputs = [*values, x_N[torch.arange(count, device=x_N.device) % len(x_N)]]
-        operations, results = _watched(function, inputs, no_seeds)
+        operations, results = _watched(function, inputs, no_seeds, turn=min(counts) >= NARROW)
         programs.append(simplified(operations, inputs, results, fold=False))
     prepare, run = split(joined(programs[0], programs[1], counts))
     row_bytes = -(-allocated(run) // counts[0])
-    return Forward(compiled(prepare), compiled(overwriting(run)), row_bytes)
+    return Forward(compiled(prepare), compiled(overwriting(adding(run))), row_bytes)
 
 
 def _watched(
-    function: Callable[..., Any], inputs: Sequence[Tensor], seed_K: Tensor
+    function: Callable[..., Any], inputs: Sequence[Tensor], seed_K: Tensor, *, turn: bool
 ) -> tuple[list[Operation], list[Tensor]]:
     """Run the function; return its operations and its results."""
     try:
-        with Recorder(seed_K, turn=True) as recorder:
+        with Recorder(seed_K, turn=turn) as recorder:
             results = pytree.tree_leaves(function(*inputs))
     except NotRecordableError:
         raise
     except RuntimeError:  # a view that the turned products do not allow, or a true error
-        with Recorder(seed_K, turn=False) as recorder:
-            results = pytree.tree_leaves(function(*inputs))
+        if not turn:
+            raise
+        return _watched(function, inputs, seed_K, turn=False)
     return recorder.operations, results
 
 

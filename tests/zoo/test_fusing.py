@@ -30,7 +30,6 @@ def nested():
 
 FOLDED = {
     "linear": (lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU()), (4,)),
-    "no affine": (lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, affine=False)), (4,)),
     "convolutions, nested": (nested, (2, 6, 5)),
     "grouped": (
         lambda: nn.Sequential(nn.Conv2d(4, 6, 3, groups=2, stride=2), nn.BatchNorm2d(6)),
@@ -81,6 +80,7 @@ KEPT = {
         lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False)),
         1,
     ),
+    "nothing learnt": (lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, affine=False)), 1),
     "not behind a layer": (lambda: nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)), 1),
     "another axis": (tokens, 1),
 }
