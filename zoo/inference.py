@@ -24,6 +24,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from zoo.engines import EVALUATION_ROWS, Prepare, as_is
 from zoo.fusing import fused
 from zoo.racing import Timer, in_turns
+from zoo.sequential import channels_last
 from zoo.tape import Forward, NotRecordableError, record_rows
 
 PAYS_S = 0.1  # that the loop has taken, before anything is measured
@@ -82,10 +83,10 @@ class Inference:
         size = _size(x_N)
         if size in self.tiles:
             return self._run(self.tiles[size], x_N)
-        some = x_N[: PLAIN.rows]
-        start = time.perf_counter()
+        some, clock = x_N[: PLAIN.rows], _clock(x_N)
+        start = clock()
         outputs = self._run(PLAIN, some)
-        row_s = (time.perf_counter() - start) / max(len(some), 1)
+        row_s = (clock() - start) / max(len(some), 1)
         self.taken[size] += row_s * len(x_N)
         if self.taken[size] > PAYS_S:
             self._race(size, x_N, row_s)
@@ -98,10 +99,11 @@ class Inference:
         """Find the fastest way for about as many rows at once, rather than after some calls."""
         size = _size(x_N)
         if size not in self.tiles:
-            timer = Timer(partial(self._run, PLAIN, x_N[: PLAIN.rows]))
-            timer.run()
+            some = x_N[: PLAIN.rows]
+            timer = Timer(partial(self._run, PLAIN, some), clock=_clock(x_N))
+            timer.run()  # for the first time
             timer.measure()
-            self._race(size, x_N, timer.seconds / len(x_N[: PLAIN.rows]))
+            self._race(size, x_N, timer.seconds / max(len(some), 1))
 
     def _run(self, tile: Tile, x_N: Tensor) -> Tensor:
         """Compute all tiles."""
@@ -138,10 +140,7 @@ class Inference:
                 return
             expected = self._run(PLAIN, some)
             tiles = [PLAIN, *self._contenders(some, expected)]
-            # What else the machine does takes none of the processor's time, if one thread is all.
-            alone = torch.get_num_threads() == 1 and not some.is_cuda
-            clock = time.thread_time if alone else time.perf_counter
-            timers = [Timer(partial(self._timed, tile, some), clock=clock) for tile in tiles]
+            timers = [Timer(partial(self._timed, t, some), clock=_clock(some)) for t in tiles]
             in_turns(timers, RACE_S)
             self.tiles[size] = min(zip(timers, tiles, strict=True), key=lambda it: it[0].seconds)[1]
 
@@ -212,16 +211,19 @@ class _Recorded:
         return forward
 
     def _recorded(self, members: int, x_N: Tensor) -> Forward | None:
-        counts = COUNTS[len(x_N) < FEW]
-        try:
-            return record_rows(self._call(members), self._own(0, members), x_N, counts)
-        except Exception:  # a user's module may raise anything; a loop runs it
-            return None
+        counts, own = COUNTS[len(x_N) < FEW], self._own(0, members)
+        # Alone, convolutions are up to twice as fast on images with the channels last.
+        for last in (
+            (True, False) if members == 1 and x_N.ndim == 4 and not x_N.is_cuda else (False,)
+        ):
+            with suppress(Exception):  # a user's module may raise anything; a loop runs it
+                return record_rows(self._call(members, last), own, x_N, counts)
+        return None
 
     def _own(self, first: int, members: int) -> list[Tensor]:
         return [value_K[first : first + members] for value_K in self.values.values()]
 
-    def _call(self, members: int) -> Callable[..., Tensor]:
+    def _call(self, members: int, last: bool) -> Callable[..., Tensor]:
         names, skeleton = list(self.values), self.skeleton
 
         def call(values: Sequence[Tensor], x_N: Tensor) -> Tensor:
@@ -231,6 +233,8 @@ class _Recorded:
 
         def run(*tensors: Tensor) -> Tensor:
             *values, x_N = tensors
+            if last:
+                x_N = channels_last(x_N)
             if members == 1:
                 return call([value_K[0] for value_K in values], x_N).unsqueeze(0)
             every: Tensor = vmap(call, in_dims=(0, None))(values, x_N)
@@ -242,6 +246,12 @@ class _Recorded:
 def _size(x_N: Tensor) -> tuple[int, int]:
     """Return what choices depend on: about how many rows, and the number of threads."""
     return len(x_N).bit_length(), torch.get_num_threads()
+
+
+def _clock(x_N: Tensor) -> Callable[[], float]:
+    """Return what times the work on rows: a thread alone is not charged with others' work."""
+    alone = torch.get_num_threads() == 1 and not x_N.is_cuda
+    return time.thread_time if alone else time.perf_counter
 
 
 def _whole(x_N: Tensor) -> int:
