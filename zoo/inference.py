@@ -143,6 +143,7 @@ class Inference:
             timers = [Timer(partial(self._timed, t, some), clock=_clock(some)) for t in tiles]
             in_turns(timers, RACE_S)
             self.tiles[size] = min(zip(timers, tiles, strict=True), key=lambda it: it[0].seconds)[1]
+            self.recorded.keep({tile.members for tile in self.tiles.values()})
 
     def _timed(self, tile: Tile, x_N: Tensor) -> None:
         self._run(tile, x_N)
@@ -154,7 +155,7 @@ class Inference:
         at_once = -(-len(self) // -(-len(self) // WIDTH))
         found = []
         for members in sorted({1, at_once}):
-            with suppress(NotRecordableError):
+            with suppress(Exception):  # a user's module may raise anything
                 most = self.recorded.most_rows(members, self.prepare(x_N))
                 for rows in {min(most, portion, _whole(x_N)) for portion in PORTIONS}:
                     tile = Tile(members, rows)
@@ -186,9 +187,15 @@ class _Recorded:
     def run(self, members: int, first: int, x_N: Tensor) -> Tensor:
         """Compute so many modules, from the first one on."""
         forward, key = self._forward(members, x_N), (members, len(x_N) < FEW, first)
-        if key not in self.prepared:
-            self.prepared[key] = forward.prepare(*self._own(first, members))
-        return forward.run(x_N, *self.prepared[key])[0]
+        prepared = self.prepared.get(key)
+        if prepared is None:
+            values = forward.prepare(*self._own(first, members))
+            prepared = self.prepared[key] = [value.contiguous() for value in values]
+        return forward.run(x_N, *prepared)[0]
+
+    def keep(self, members: set[int]) -> None:
+        """Forget what was prepared for other tiles than of so many members."""
+        self.prepared = {key: value for key, value in self.prepared.items() if key[0] in members}
 
     def most_rows(self, members: int, x_N: Tensor) -> int:
         """Return how many rows at once its memory allows."""
