@@ -7,7 +7,7 @@ to waiting, and nearly all of it as soon as the machine has other work.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +23,9 @@ from zoo.stack import Stack
 RACE_WIDTH = 16  # members in the first race
 WIDER = 1.05  # a wider stack may be this much slower per member: it is refilled less often
 MARGIN = 1.2  # by which threads inside operations must be faster than none
-RACE_S = 0.1  # of timing, at least
+LONG_S = 0.02  # of a step in lanes: then operations are long enough for one thread each
+RACE_S = 0.1, 2.0  # of timing, at least and at most
+SHARE = 0.03  # of the training that may be spent on timing, between these
 Engines = Mapping[EngineName, Engine]
 
 
@@ -60,7 +62,7 @@ class Race:
         return Race(self.stack.take(range(count)), self.x_KN[:count], self.y_KN[:count], knobs)
 
 
-def choose(race: Race, engines: Engines) -> Choice:
+def choose(race: Race, engines: Engines, steps: int) -> Choice:
     """Time a few training steps of each engine and each use of the cores; take the fastest.
 
     An engine that cannot run the model, or that does not compute what the plain module computes,
@@ -69,6 +71,7 @@ def choose(race: Race, engines: Engines) -> Choice:
     Args:
         race: the members, which are left as they are, and a batch for each.
         engines: by name, the one preferred at equal speed first; what they record stays with them.
+        steps: that training takes at most; the longer it is, the longer they are timed.
 
     Raises:
         Exception: whatever the model itself raises in its plain form.
@@ -77,18 +80,10 @@ def choose(race: Race, engines: Engines) -> Choice:
     cores = torch.get_num_threads()
     start = race.first(min(width, RACE_WIDTH))
     facts = _agree(start, engines)
+    able = [engine for name, engine in engines.items() if name not in facts]
     with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        timers = []
-        for name, engine in engines.items():
-            if name in facts:
-                continue
-            timers.append(_Timer(engine, 1, 1, start, None))
-            if cores > 1 and not race.x_KN.is_cuda:
-                timers.append(_Timer(engine, 1, cores, start, None))
-                lanes = min(cores, len(start.stack))
-                if lanes > 1 and not engine.shares_generator:
-                    timers.append(_Timer(engine, lanes, 1, start, pool))
-        in_turns(timers, RACE_S)
+        timers = list(_contenders(able, start, cores, pool))
+        _race(timers, steps)
         best = min(timers, key=lambda t: t.seconds * (MARGIN if t.threads > 1 else 1))
         figures = [
             f"{name} {min(t.seconds for t in timers if t.engine is engine) * 1e3:.3g} ms"
@@ -97,14 +92,14 @@ def choose(race: Race, engines: Engines) -> Choice:
         ]
         if len(start.stack) < width:
             wide = _Timer(best.engine, best.lanes, best.threads, race, best.pool)
-            in_turns([best, wide], RACE_S)
+            _race([best, wide], steps)
             if wide.seconds / width > WIDER * best.seconds / len(start.stack):
                 width = len(start.stack)
     noted = [f"{name} {fact}" for name, fact in facts.items()]
     many = "s" * (len(start.stack) > 1)
-    steps = f"a step of {len(start.stack)} member{many}: {', '.join([*noted, *figures])}"
+    told = f"a step of {len(start.stack)} member{many}: {', '.join([*noted, *figures])}"
     choice = Choice(best.engine.name, best.lanes, best.threads, width)
-    return replace(choice, reason=f"{described(choice, race.x_KN.device)} ({steps})")
+    return replace(choice, reason=f"{described(choice, race.x_KN.device)} ({told})")
 
 
 def described(choice: Choice, device: torch.device) -> str:
@@ -171,13 +166,31 @@ def _close(ours: Tensor, theirs: Tensor) -> bool:
     return bool(error <= 0.02 * theirs.abs().max() + 1e-5)
 
 
+def _contenders(
+    engines: Sequence[Engine], race: Race, cores: int, pool: Executor
+) -> Iterator["_Timer"]:
+    """Yield the ways to compute; where steps are long, lanes alone: they have nothing to lose."""
+    lanes = 1 if race.x_KN.is_cuda else min(cores, len(race.stack))
+    apart = [engine for engine in engines if lanes > 1 and not engine.shares_generator]
+    in_lanes = [_Timer(engine, lanes, 1, race, pool) for engine in apart]
+    for timer in in_lanes:
+        timer.measure()
+        yield timer
+    if in_lanes and min(timer.seconds for timer in in_lanes) > LONG_S:
+        return
+    for engine in engines:
+        yield _Timer(engine, 1, 1, race, None)
+        if cores > 1 and not race.x_KN.is_cuda:
+            yield _Timer(engine, 1, cores, race, None)
+
+
 class _Timer(Timer):
     """Times steps of an engine in some lanes or threads, on a copy of the members."""
 
     def __init__(
         self, engine: Engine, lanes: int, threads: int, race: Race, pool: Executor | None
     ) -> None:
-        """Record what the engine has to, and warm up."""
+        """Record what the engine has to."""
         count = min(len(race.stack), engine.probe * lanes)
         super().__init__(self._run, len(race.stack) / count)
         self.engine, self.lanes, self.threads, self.pool = engine, lanes, threads, pool
@@ -207,6 +220,11 @@ def _step(entry: tuple[Engine, Race]) -> None:
     engine.step(race.stack, race.x_KN, race.y_KN, seed_K, race.knobs)
     if race.x_KN.is_cuda:
         torch.cuda.synchronize(race.x_KN.device)
+
+
+def _race(timers: Sequence[_Timer], steps: int) -> None:
+    """Measure all in turns, the longer the more steps are to come."""
+    in_turns(timers, lambda best: min(max(SHARE * steps * best, RACE_S[0]), RACE_S[1]))
 
 
 @contextmanager

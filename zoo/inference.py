@@ -141,7 +141,7 @@ class Inference:
             expected = self._run(PLAIN, some)
             tiles = [PLAIN, *self._contenders(some, expected)]
             timers = [Timer(partial(self._timed, t, some), clock=_clock(some)) for t in tiles]
-            in_turns(timers, RACE_S)
+            in_turns(timers, lambda best: RACE_S)
             self.tiles[size] = min(zip(timers, tiles, strict=True), key=lambda it: it[0].seconds)[1]
             self.recorded.keep({tile.members for tile in self.tiles.values()})
 

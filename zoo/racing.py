@@ -1,13 +1,12 @@
 """Races: contenders are timed in turns, so that a stall of the machine hits them alike."""
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 ROUND_S = 0.002  # of running, each time that a contender is timed
 ROUNDS = 3  # at least, of timing all contenders
-HOPELESS = 1.5  # times slower than the best: timed no further
+HOPELESS = (4, 1.5)  # times slower than the best, after one round and after more: timed no further
 
 
 class Timer:
@@ -32,11 +31,12 @@ class Timer:
 
     @property
     def seconds(self) -> float:
-        """The median time of one run, scaled."""
-        return statistics.median(self.taken) * self.scale
+        """The least time of one run, scaled."""
+        return min(self.taken) * self.scale
 
     def measure(self) -> float:
-        """Time some runs; return what that took in all."""
+        """Time some runs, after one that finds its threads asleep and the caches of others."""
+        self.run()
         start, runs, spent = self.clock(), 0, 0.0
         while spent < ROUND_S:
             self.run()
@@ -45,10 +45,17 @@ class Timer:
         return spent
 
 
-def in_turns(timers: Sequence[Timer], least: float) -> None:
-    """Measure all in turns, for so many seconds at least; drop the hopeless."""
-    alive, spent, rounds = list(timers), 0.0, 0
+def in_turns(timers: Sequence[Timer], enough: Callable[[float], float]) -> None:
+    """Measure all in turns; drop the hopeless.
+
+    Args:
+        timers: of the contenders.
+        enough: from the least seconds of a run to those to be spent at least.
+    """
+    alive, spent, rounds, least = list(timers), 0.0, 0, 0.0
     while spent < least or rounds < ROUNDS:
         spent, rounds = spent + sum(timer.measure() for timer in alive), rounds + 1
         best = min(timer.seconds for timer in alive)
-        alive = [timer for timer in alive if timer.seconds < HOPELESS * best]
+        limit = HOPELESS[min(rounds, len(HOPELESS)) - 1] * best
+        alive = [timer for timer in alive if timer.seconds < limit]
+        least = enough(best)
