@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ensemble.files import average_files
     from ensemble.fisher import fisher_information, fisher_merge
     from ensemble.heldout import OutOfFold
+    from ensemble.inference import forward_many
     from ensemble.learned import functional_loss, learned_soup
     from ensemble.members import out_of_fold
     from ensemble.products import combine
@@ -70,6 +71,7 @@ __all__ = [
     "find",
     "fisher_information",
     "fisher_merge",
+    "forward_many",
     "functional_loss",
     "gram_matrices",
     "greedy_soup",
@@ -120,6 +122,7 @@ _HOMES = {
     "find": "catalogue",
     "fisher_information": "fisher",
     "fisher_merge": "fisher",
+    "forward_many": "inference",
     "functional_loss": "learned",
     "gram_matrices": "regression",
     "greedy_soup": "soup",

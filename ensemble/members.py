@@ -21,14 +21,12 @@ from ensemble.state import State
 from zoo import terms
 from zoo.checks import build
 from zoo.data import Data, Loader, Part
+from zoo.inference import Inference
 from zoo.models import restore
-from zoo.objective import objective
 from zoo.registry import Registry, Run
 from zoo.registry.checking import check_usable
 from zoo.registry.records import changed, differences
 from zoo.sections import DataConfig, ModelConfig
-from zoo.stack import stack
-from zoo.stacked import Stacked
 
 PartName = Literal["train", "val", "test"]
 
@@ -172,15 +170,9 @@ class Bench:
         """
         for module, state in zip(modules, states, strict=True):
             restore(module, state)
-        members = stack(modules)
-        engine = Stacked(modules[0], objective(data.task), prepare=data.prepare)
+        outputs = Inference(modules, data.prepare)
         target = data.preprocessing["target"]
-
-        @torch.no_grad()
-        def predict(x_N: Tensor) -> Tensor:
-            return terms.predictions(target, engine.outputs(members, x_N))
-
-        return predict
+        return lambda x_N: terms.predictions(target, outputs(x_N))
 
     def pool(self, function: Callable[..., Tensor], outputs_K: Tensor, **arguments: Any) -> Tensor:
         """Pool what members predict by a method for predictions (see :func:`pooled`)."""

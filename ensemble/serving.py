@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 import torch
@@ -27,12 +27,9 @@ from zoo.checks import completed
 from zoo.data import apply_counting, read_chunks, sources
 from zoo.data.opening import naming
 from zoo.data.tabular import Gaps
-from zoo.objective import objective
+from zoo.inference import Inference
 from zoo.registry import Registry, Run
 from zoo.registry.checking import check_usable
-from zoo.sections import Task
-from zoo.stack import stack
-from zoo.stacked import Stacked
 
 ROWS = 1 << 14  # of a portion, whose features are held at a time
 
@@ -198,13 +195,8 @@ def _forward(registry: Registry, runs: Sequence[Run]) -> Callable[[Tensor], Tens
         module = models.build(model.name, completed(model, fitted), shape, count, run.seed or 0)
         models.restore(module, registry.load(run.id, "merged" if run.kind == "weights" else "best"))
         modules.append(module)
-    members, engine = stack(modules), Stacked(modules[0], objective(cast(Task, first.task)))
-
-    @torch.no_grad()
-    def forward(x_N: Tensor) -> Tensor:
-        return terms.predictions(target, engine.outputs(members, x_N))
-
-    return forward
+    outputs = Inference(modules)
+    return lambda x_N: terms.predictions(target, outputs(x_N))
 
 
 def _uncertainty(target: Mapping[str, Any], predicted: Tensor, outputs_K: Tensor) -> dict[str, Any]:

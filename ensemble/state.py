@@ -18,7 +18,7 @@ from ensemble.errors import EmptyError, NonFiniteError, StateMismatchError, list
 
 State: TypeAlias = Mapping[str, Tensor]
 Merge: TypeAlias = Callable[[str, Sequence[Tensor]], Tensor]
-PIECE = 1 << 16  # elements that elementwise merges at a time
+PIECE = 1 << 16  # elements, of all members together, that elementwise merges at a time
 
 
 def check(states: Iterable[State], names: Sequence[str] = ()) -> tuple[State, ...]:
@@ -211,9 +211,11 @@ def pieces(leaves: Sequence[Tensor]) -> Iterator[Tensor]:
     [torch.Size([4, 6])]
     """
     flat_K = [leaf.reshape(-1) for leaf in leaves]
-    for start in range(0, len(flat_K[0]), PIECE):
-        here = slice(start, start + PIECE)
-        yield torch.stack([flat[here].to(torch.float64) for flat in flat_K])
+    for part_K in zip(*(flat.split(-(-PIECE // len(leaves))) for flat in flat_K), strict=True):
+        values_KN = part_K[0].new_empty(len(leaves), len(part_K[0]), dtype=torch.float64)
+        for values_N, part in zip(values_KN, part_K, strict=True):
+            values_N.copy_(part)
+        yield values_KN
 
 
 def is_finite(leaf: Tensor) -> bool:

@@ -214,11 +214,11 @@ def _merge(
 
         def add(values_KN: Tensor) -> Tensor:
             base_N = values_KN[-1]
-            tau_KN = trimmed(values_KN[:-1] - base_N)
+            tau_KN = trimmed(values_KN[:-1].sub_(base_N))
             sum_N = tau_KN.sum(0)
             if elect:
                 sign_N = sum_N.sign()
-                agree_KN = (tau_KN * sign_N).clamp_(min=0)
+                agree_KN = tau_KN.mul_(sign_N).clamp_(min=0)
                 sum_N = sign_N * agree_KN.sum(0) / agree_KN.sign_().sum(0).clamp_(min=1)
             return torch.where(sum_N == 0, base_N, base_N + scale * sum_N)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ensemble.errors import OptionError
 from ensemble.ranks import kth_largest
@@ -48,8 +48,10 @@ def largest(density: float, gamma: float) -> Trim:
 
 def _above(tau_KN: Tensor, bound_K: Sequence[float]) -> Tensor:
     """Keep what is larger than each member's bound, whatever its sign."""
-    rows = zip(tau_KN, bound_K, strict=True)
-    return torch.stack([nn.functional.hardshrink(tau_N, bound) for tau_N, bound in rows])
+    kept_KN = torch.empty_like(tau_KN)
+    for kept_N, tau_N, bound in zip(kept_KN, tau_KN, bound_K, strict=True):
+        torch.hardshrink(tau_N, bound, out=kept_N)
+    return kept_KN
 
 
 def random(density: float, seed: int, norm: bool) -> Trim:

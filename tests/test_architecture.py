@@ -13,6 +13,7 @@ KNOWS_ZOO = {
     "averaging",
     "entries",
     "files",
+    "inference",
     "likeness",
     "members",
     "merging",

@@ -7,7 +7,6 @@ to waiting, and nearly all of it as soon as the machine has other work.
 """
 
 import itertools
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,17 +17,15 @@ from torch import Tensor
 
 from zoo.engines import Engine, EngineName, Knobs
 from zoo.memory import is_exhausted
+from zoo.racing import Timer, in_turns
 from zoo.stack import Stack
 
 RACE_WIDTH = 16  # members in the first race
 WIDER = 1.05  # a wider stack may be this much slower per member: it is refilled less often
 MARGIN = 1.2  # by which threads inside operations must be faster than none
-ROUND_S = 0.002  # of steps, each time that a contender is timed
-ROUNDS = 3  # at least, of timing all contenders
 LONG_S = 0.02  # of a step in lanes: then operations are long enough for one thread each
 RACE_S = 0.1, 2.0  # of timing, at least and at most
 SHARE = 0.03  # of the training that may be spent on timing, between these
-HOPELESS = (4, 1.5)  # times slower than the best, after one round and after more: timed no further
 Engines = Mapping[EngineName, Engine]
 
 
@@ -187,7 +184,7 @@ def _contenders(
             yield _Timer(engine, 1, cores, race, None)
 
 
-class _Timer:
+class _Timer(Timer):
     """Times steps of an engine in some lanes or threads, on a copy of the members."""
 
     def __init__(
@@ -195,36 +192,20 @@ class _Timer:
     ) -> None:
         """Record what the engine has to."""
         count = min(len(race.stack), engine.probe * lanes)
+        super().__init__(self._run, len(race.stack) / count)
         self.engine, self.lanes, self.threads, self.pool = engine, lanes, threads, pool
-        self.scale = len(race.stack) / count
         self.races = [
             (engine, Race(race.stack.narrow(a, b).take(range(b - a)), *_rows(race, a, b)))
             for a, b in bounds(count, lanes)
         ]
-        self.taken: list[float] = []
         self.run()
 
-    @property
-    def seconds(self) -> float:
-        """The least time of one step of all members."""
-        return min(self.taken) * self.scale
-
-    def run(self) -> None:
+    def _run(self) -> None:
         with threads(self.threads):
             if self.pool is None:
                 _step(self.races[0])
             else:
                 list(self.pool.map(_step, self.races))
-
-    def measure(self) -> float:
-        """Time some steps, after one that finds its threads asleep and the caches of others."""
-        self.run()
-        start, steps, spent = time.perf_counter(), 0, 0.0
-        while spent < ROUND_S:
-            self.run()
-            steps, spent = steps + 1, time.perf_counter() - start
-        self.taken.append(spent / steps)
-        return spent
 
 
 def _rows(race: Race, start: int, stop: int) -> tuple[Tensor, Tensor, Knobs]:
@@ -242,14 +223,8 @@ def _step(entry: tuple[Engine, Race]) -> None:
 
 
 def _race(timers: Sequence[_Timer], steps: int) -> None:
-    """Measure all in turns, so that a stall of the machine hits them alike; drop the hopeless."""
-    alive, spent, rounds, least = list(timers), 0.0, 0, RACE_S[0]
-    while spent < least or rounds < ROUNDS:
-        spent, rounds = spent + sum(timer.measure() for timer in alive), rounds + 1
-        best = min(timer.seconds for timer in alive)
-        limit = HOPELESS[min(rounds, len(HOPELESS)) - 1] * best
-        alive = [timer for timer in alive if timer.seconds < limit]
-        least = min(max(SHARE * steps * best, RACE_S[0]), RACE_S[1])
+    """Measure all in turns, the longer the more steps are to come."""
+    in_turns(timers, lambda best: min(max(SHARE * steps * best, RACE_S[0]), RACE_S[1]))
 
 
 @contextmanager

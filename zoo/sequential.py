@@ -141,7 +141,7 @@ class Sequential:
         if self.channels_last is None:
             self.channels_last = self._suits(x_N)
         with casting(self.precision):
-            outputs: Tensor = member(_channels_last(x_N) if self.channels_last else x_N)
+            outputs: Tensor = member(channels_last(x_N) if self.channels_last else x_N)
         return outputs.float()
 
     @torch.no_grad()
@@ -154,7 +154,7 @@ class Sequential:
             return False
         module = copy.deepcopy(self.module).eval()
         try:
-            outputs, expected = module(_channels_last(x_N)), module(x_N)
+            outputs, expected = module(channels_last(x_N)), module(x_N)
             return torch.allclose(outputs, expected, rtol=1e-3, atol=1e-4)
         except RuntimeError:
             return False
@@ -175,7 +175,7 @@ class Sequential:
         return module
 
 
-def _channels_last(x_NCHW: Tensor) -> Tensor:
+def channels_last(x_NCHW: Tensor) -> Tensor:
     """Return images whose channels are the innermost axis in memory, of one channel too."""
     return torch.empty_like(x_NCHW, memory_format=torch.channels_last).copy_(x_NCHW)
 

@@ -11,6 +11,7 @@ The recording holds for inputs of the same shapes, strides and dtypes.  What can
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,27 +19,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from zoo import noise
+from zoo.passes import adding, allocated, joined, overwriting, split
+from zoo.program import NotRecordableError, Operation, Replay, compiled, simplified
 
 aten = torch.ops.aten
-Operation = tuple[Any, tuple[Any, ...], dict[str, Any], Any]
-
-CREATES = {
-    aten.zeros.default,
-    aten.ones.default,
-    aten.full.default,
-    aten.scalar_tensor.default,
-    aten.arange.default,
-    aten.zeros_like.default,
-    aten.ones_like.default,
-    aten.full_like.default,
-    aten.new_zeros.default,
-    aten.new_ones.default,
-    aten.new_full.default,
-}
-
-
-class NotRecordableError(RuntimeError):
-    """The function cannot be replayed as a straight line of tensor operations."""
 
 
 class Recorder(noise.Watcher):
@@ -66,10 +50,11 @@ class Recorder(noise.Watcher):
             return drawn
         if func is aten.lift_fresh.default:  # a tensor of numbers, made anew at each call
             return self._carry_out(aten.clone.default, (args[0].clone(),), {})
-        if self.turn and func is aten.bmm.default and _better_transposed(*args):
+        if self.turn and func in PRODUCTS and not kwargs and _better_transposed(*args[-2:]):
             with self:
-                left, right = args[1].mT, args[0].mT
-            product = self._carry_out(func, (left, right), {})
+                bias = [_column(bias) for bias in args[:-2]]
+                left, right = args[-1].mT, args[-2].mT
+            product = self._carry_out(func, (*bias, left, right), {})
             with self:
                 return product.mT
         return self._carry_out(func, args, kwargs)
@@ -80,9 +65,7 @@ class Recorder(noise.Watcher):
         return result
 
 
-def record(
-    function: Callable[..., Any], inputs: Sequence[Tensor], seed_K: Tensor
-) -> Callable[..., list[Tensor]]:
+def record(function: Callable[..., Any], inputs: Sequence[Tensor], seed_K: Tensor) -> Replay:
     """Record ``function(*inputs)`` and return a fast function of the same tensors.
 
     The function returned takes ``(*inputs, seed_K)`` and returns the flat list of the tensors
@@ -102,188 +85,79 @@ def record(
     >>> double(torch.tensor([-3.0, 4.0]), torch.zeros(1, dtype=torch.int64))
     [tensor([0., 8.])]
     """
+    operations, results = _watched(function, inputs, seed_K, turn=True)
+    return compiled(simplified(operations, [*inputs, seed_K], results, fold=True))
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A function of values and any number of rows, in two parts.
+
+    Attributes:
+        prepare: takes the values, such as weights, and returns what ``run`` needs of them.
+        run: takes ``(x_N, *prepared)``, and returns the flat list of the function's results.
+        row_bytes: what ``run`` allocates for each row, at most.
+    """
+
+    prepare: Replay
+    run: Replay
+    row_bytes: int
+
+
+def record_rows(
+    function: Callable[..., Any], values: Sequence[Tensor], x_N: Tensor, counts: tuple[int, int]
+) -> Forward:
+    """Record ``function(*values, x_N)`` for any number of rows, apart from what needs no rows.
+
+    It is recorded twice, with so many rows each; sizes that differ between the two grow with the
+    rows.
+
+    Args:
+        function: maps tensors to a tree of tensors, and writes none of those it is given.
+        values: example values.
+        x_N: example rows, at least one.
+        counts: two numbers of rows, each at least 2, such as it will be used with: products are
+            turned round where both are at least 16.
+
+    Raises:
+        NotRecordableError: where the function branches on values, draws random numbers, does
+            something else for other numbers of rows, or writes what it is given.
+
+    >>> w, x = torch.tensor([0.0]), torch.ones(1, 3)
+    >>> forward = record_rows(lambda w, x: x.sum(1) * w.exp(), [w], x, (2, 3))
+    >>> forward.prepare(w), forward.run(torch.ones(4, 3), *forward.prepare(w))
+    ([tensor([1.])], [tensor([3., 3., 3., 3.])])
+    """
+    programs = []
+    no_seeds = torch.zeros(0, dtype=torch.int64)
+    for count in counts:
+        inputs = [*values, x_N[torch.arange(count, device=x_N.device) % len(x_N)]]
+        operations, results = _watched(function, inputs, no_seeds, turn=min(counts) >= NARROW)
+        programs.append(simplified(operations, inputs, results, fold=False))
+    prepare, run = split(joined(programs[0], programs[1], counts))
+    row_bytes = -(-allocated(run) // counts[0])
+    return Forward(compiled(prepare), compiled(overwriting(adding(run))), row_bytes)
+
+
+def _watched(
+    function: Callable[..., Any], inputs: Sequence[Tensor], seed_K: Tensor, *, turn: bool
+) -> tuple[list[Operation], list[Tensor]]:
+    """Run the function; return its operations and its results."""
     try:
-        with Recorder(seed_K, turn=True) as recorder:
+        with Recorder(seed_K, turn=turn) as recorder:
             results = pytree.tree_leaves(function(*inputs))
     except NotRecordableError:
         raise
     except RuntimeError:  # a view that the turned products do not allow, or a true error
-        with Recorder(seed_K, turn=False) as recorder:
-            results = pytree.tree_leaves(function(*inputs))
-    return _compile(_simplify(recorder.operations, [*inputs, seed_K], results))
+        if not turn:
+            raise
+        return _watched(function, inputs, seed_K, turn=False)
+    return recorder.operations, results
 
 
-class _Program:
-    """A straight line of operations over numbered tensors; constants are kept by number."""
-
-    def __init__(self, inputs: list[int], constants: dict[int, Tensor]) -> None:
-        self.inputs = inputs
-        self.constants = constants
-        self.lines: list[tuple[Any, Any, Any, list[int | None], bool]] = []
-        self.results: list[int] = []
-
-
-def _simplify(operations: list[Operation], inputs: list[Tensor], results: list[Tensor]) -> _Program:
-    """Number the tensors, merge those that are the same, and drop what nobody uses."""
-    written = {
-        _storage(tensor)
-        for func, args, kwargs, _ in operations
-        for tensor in _mutated(func, args, kwargs)
-    }
-    number: dict[int, int] = {}  # id of a tensor -> its number
-    place: dict[Any, int] = {}  # where a tensor lies -> the first number that lies there
-    known: dict[Any, int] = {}  # an operation and its arguments -> its result
-    program = _Program([], {})
-    count = 0
-
-    def new(tensor: Tensor) -> int:
-        nonlocal count
-        count += 1
-        number[id(tensor)] = count
-        place.setdefault(_place(tensor), count)
-        return count
-
-    def find(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if id(value) not in number:
-            program.constants[new(value)] = value
-        return _Slot(number[id(value)])
-
-    program.inputs = [new(tensor) for tensor in inputs]
-    for func, args, kwargs, result in operations:
-        outputs = pytree.tree_leaves(result)
-        mutates = bool(_mutated(func, args, kwargs))
-        leaves = pytree.tree_leaves((args, kwargs, result))
-        touched = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        slots = pytree.tree_map(find, (args, kwargs))
-        key = None
-        if len(outputs) == 1 and isinstance(outputs[0], Tensor):
-            (only,) = outputs
-            if not mutates and _place(only) in place:  # a view of what is there
-                number[id(only)] = place[_place(only)]
-                continue
-            if not any(_storage(tensor) in written for tensor in touched):
-                if func is aten.mul.Scalar and args[1] == 1 and _layout(only) == _layout(args[0]):
-                    number[id(only)] = slots[0][0].number
-                    continue
-                if func in CREATES:
-                    program.constants[new(only)] = only
-                    continue
-                key = (func, repr(slots))
-                if key in known:
-                    number[id(only)] = known[key]
-                    continue
-        targets = [
-            (number.get(id(output)) or new(output)) if isinstance(output, Tensor) else None
-            for output in outputs
-        ]
-        if key is not None and targets[0] is not None:
-            known[key] = targets[0]
-        program.lines.append((func, *slots, targets, mutates))
-    for result in results:
-        slot = find(result)
-        own = slot.number not in {*program.inputs, *program.constants}
-        if not own and not any(result is tensor for tensor in inputs):  # not the caller's to share
-            count += 1
-            program.lines.append((aten.clone.default, (slot,), {}, [count], False))
-            slot = _Slot(count)
-        program.results.append(slot.number)
-    return _prune(program)
-
-
-def _prune(program: _Program) -> _Program:
-    """Drop the operations whose results nobody uses."""
-    needed = set(program.results)
-    kept = []
-    for line in reversed(program.lines):
-        _, args, kwargs, targets, mutates = line
-        if mutates or any(target in needed for target in targets):
-            kept.append(line)
-            needed |= {leaf.number for leaf in _slots((args, kwargs))}
-    program.lines = kept[::-1]
-    program.constants = {n: t for n, t in program.constants.items() if n in needed}
-    return program
-
-
-def _compile(program: _Program) -> Callable[..., list[Tensor]]:
-    """Write the program as one Python function that frees each tensor after its last use."""
-    last: dict[int, int] = {}
-    for index, (_, args, kwargs, targets, _) in enumerate(program.lines):
-        for used in [*(leaf.number for leaf in _slots((args, kwargs))), *filter(None, targets)]:
-            last[used] = index
-    keep = {*program.results, *program.constants, *program.inputs}
-    scope: dict[str, Any] = {f"t{n}": t for n, t in program.constants.items()}
-    text = [f"def replay({', '.join(f't{n}' for n in program.inputs)}):"]
-    for index, (func, args, kwargs, targets, _) in enumerate(program.lines):
-        scope[f"f{index}"] = _quick(func)
-        values = [_source(arg, scope) for arg in args]
-        values += [f"{key}={_source(value, scope)}" for key, value in kwargs.items()]
-        names = ", ".join("_" if target is None else f"t{target}" for target in targets)
-        text.append(f"    {f'{names} = ' if names else ''}f{index}({', '.join(values)})")
-        dead = [n for n, at in last.items() if at == index and n not in keep]
-        if dead:
-            text.append(f"    del {', '.join(f't{n}' for n in dead)}")
-    text.append(f"    return [{', '.join(f't{n}' for n in program.results)}]")
-    exec("\n".join(text), scope)
-    replay: Callable[..., list[Tensor]] = scope["replay"]
-    return replay
-
-
-class _Slot:
-    """Stands for a numbered tensor among the arguments of an operation."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __repr__(self) -> str:
-        return f"t{self.number}"
-
-
-def _slots(tree: Any) -> list[_Slot]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, _Slot)]
-
-
-def _source(value: Any, scope: dict[str, Any]) -> str:
-    """Write an argument as source text; what has no literal goes into the scope."""
-    if isinstance(value, list | tuple):
-        inner = "".join(f"{_source(item, scope)}, " for item in value)
-        return f"[{inner}]"
-    if value is None or isinstance(value, bool | int | _Slot):
-        return repr(value)
-    name = f"c{len(scope)}"
-    scope[name] = value
-    return name
-
-
-def _quick(func: Any) -> Any:
-    """Return the shortest way into the operation: ``torch.bmm`` rather than ``aten.bmm.default``.
-
-    The functions in ``torch`` parse their arguments in C++, in half the time of ``torch.ops``.
-    """
-    return QUICK.get(func, func._op)
-
-
-QUICK = {
-    aten.bmm.default: torch.bmm,
-    aten.mm.default: torch.mm,
-    aten.relu.default: torch.relu,
-    aten.add.Tensor: torch.add,
-    aten.sub.Tensor: torch.sub,
-    aten.mul.Tensor: torch.mul,
-    aten.div.Tensor: torch.div,
-    aten.neg.default: torch.neg,
-    aten.transpose.int: torch.transpose,
-    aten.unsqueeze.default: torch.unsqueeze,
-    aten.view.default: Tensor.view,
-    aten._unsafe_view.default: Tensor.view,
-    aten.expand.default: Tensor.expand,
-    aten.permute.default: torch.permute,
-    aten.sum.dim_IntList: torch.sum,
-    aten.mean.dim: torch.mean,
-    aten.cat.default: torch.cat,
-    aten.gather.default: torch.gather,
-}
+def _column(bias: Tensor) -> Tensor:
+    """Turn what is added to a product round, as the product is."""
+    return bias.unsqueeze(-1) if bias.ndim == 1 else bias.mT
 
 
 def _better_transposed(a: Tensor, b: Tensor) -> bool:
@@ -301,34 +175,4 @@ def _better_transposed(a: Tensor, b: Tensor) -> bool:
 
 
 NARROW = 16
-
-
-def _mutated(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """List the tensors that an operation writes."""
-    hidden = STATISTICS if func in WRITE_STATISTICS and args[5] else ()
-    values = [
-        args[position] if position < len(args) else kwargs.get(argument.name)
-        for position, argument in enumerate(func._schema.arguments)
-        if position in hidden or (argument.alias_info is not None and argument.alias_info.is_write)
-    ]
-    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
-
-
-# Batch norm writes its running statistics in training, which its schema does not say.
-WRITE_STATISTICS = {
-    getattr(aten, name).default
-    for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
-}
-STATISTICS = (3, 4)
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-def _layout(tensor: Tensor) -> Any:
-    return tuple(tensor.shape), tensor.stride(), tensor.dtype
-
-
-def _place(tensor: Tensor) -> Any:
-    return _storage(tensor), tensor.storage_offset(), _layout(tensor)
+PRODUCTS = {aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default}

@@ -13,6 +13,7 @@ from stacks import IMPOSSIBLE, MEMBERS, Custom, Rebinding, custom, prepared
 from zoo import choice as zoo_choice
 from zoo.choice import Choice, Race, bounds, described
 from zoo.objective import objective
+from zoo.racing import ROUNDS
 from zoo.sequential import Sequential
 from zoo.stack import stack
 from zoo.stacked import Stacked
@@ -282,7 +283,7 @@ def test_the_longer_training_takes_the_longer_is_the_race(monkeypatch):
     monkeypatch.setattr(zoo_choice, "RACE_S", (0.0, 0.3))
     for steps in (1, 1_000_000):
         zoo_choice.choose(race(modules, x_KN, y_KN), engines(modules[0], task), steps)
-    assert rounds[0] <= zoo_choice.ROUNDS + 1 < rounds[1]
+    assert rounds[0] <= ROUNDS + 1 < rounds[1]
 
 
 def test_memory_that_ends_in_the_race_is_not_taken_for_an_impossible_engine():
