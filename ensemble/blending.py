@@ -4,7 +4,6 @@ Shapes: K member, N sample, C class, L label, T target, M all cells of the rows.
 """
 
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from ensemble.catalogue import method
@@ -45,6 +44,8 @@ def convex_weights(outputs_K: Tensor, labels: Tensor, task: str) -> dict[str, li
     >>> [round(weight, 3) for weight in found["weights"]]
     [0.75, 0.25, 0.0]
     """
+    from scipy.optimize import minimize  # slow, and of use here alone
+
     check_finite(outputs_K)
     members = len(outputs_K)
     if task == "regression":

@@ -28,8 +28,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from scipy.optimize import minimize
-from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -110,6 +108,7 @@ def _scaled(
     predictions: Tensor, labels: Tensor, task: str, scales: int, shifts: int
 ) -> tuple[list[float], list[float]]:
     """Fit so many scales and shifts; the minimisation is convex."""
+    from scipy.optimize import minimize  # slow, and of use here alone
 
     def loss(numbers: Any) -> tuple[float, Any]:
         own = torch.from_numpy(numbers).requires_grad_()
@@ -137,6 +136,8 @@ def _scaled(
 
 def _isotonic(shares_NC: Tensor, labels: Tensor) -> dict[str, Any]:
     """Fit each class against the rest, or each label."""
+    from sklearn.isotonic import IsotonicRegression
+
     least = 1 / (len(labels) + 2)
     lines = []
     for place, share_N in enumerate(shares_NC.unbind(dim=1)):

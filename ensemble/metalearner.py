@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
-from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor
 
 from ensemble.catalogue import method
@@ -121,6 +120,8 @@ def _classes(expected_KNC: Tensor, labels_N: Tensor, penalty: float) -> Fitted:
             f"stacking learns from rows of every class, however none is of class #{absent[0]}; "
             "another split, or another method, is needed"
         )
+    from sklearn.linear_model import LogisticRegression  # slow, and of use here alone
+
     features_NF = expected_KNC.transpose(0, 1).reshape(rows, members * classes)
     solver = LogisticRegression(C=1 / penalty, max_iter=ROUNDS)
     solver.fit(features_NF.numpy(), labels_N.numpy())
@@ -137,12 +138,16 @@ def _label(expected_KN: Tensor, labels_N: Tensor, penalty: float) -> Fitted:
             "stacking learns from rows with and without every label, however all are alike in one; "
             "another split, or another method, is needed"
         )
+    from sklearn.linear_model import LogisticRegression
+
     solver = LogisticRegression(C=1 / penalty, max_iter=ROUNDS)
     solver.fit(expected_KN.T.numpy(), labels_N.numpy())
     return torch.from_numpy(solver.coef_[0]), torch.tensor(solver.intercept_[0])
 
 
 def _quantity(values_KN: Tensor, targets_N: Tensor, penalty: float) -> Fitted:
+    from sklearn.linear_model import Ridge
+
     targets_N = targets_N.double()
     centre, spread = targets_N.mean(), targets_N.std(correction=0)
     spread = torch.where(spread > 0, spread, 1.0)

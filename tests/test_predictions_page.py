@@ -43,6 +43,6 @@ def test_every_method_and_calibration_has_a_row():
 
 def test_the_needs_told_are_those_of_the_signature():
     for method in methods("predictions"):
-        row = next(line for line in PAGE.splitlines() if re.match(rf"\| .*`{method.name}`", line))
-        told = row.split("|")[2].replace("–", "").replace(",", " ").split()
+        row = next(line for line in PAGE.splitlines() if re.match(rf"\|[^|]*`{method.name}`", line))
+        told = re.findall(r"[a-z]+", row.split("|")[2])
         assert set(told) == set(method.needs) - {"task"}, method.name
