@@ -19,7 +19,9 @@ from ensemble.errors import EnsembleError, OptionError
 from ensemble.expectations import expectation, predicted
 from ensemble.predictions import check_finite, weighted
 
-DIGITS = 6  # of scores; what differs less is a tie
+DIGITS = 6  # of scores, unless they are tiny; what differs less is a tie
+TINY = 1e-4
+SAME = 1e-12  # what may differ between scores that are alike, as a share of them
 Judge = Callable[[Tensor], float]
 Cost = Callable[[Sequence[int], int], float]
 
@@ -39,10 +41,11 @@ def greedy_selection(
     """Add, again and again, the member that improves the mean most; one may come several times.
 
     R. Caruana, A. Niculescu-Mizil, G. Crew & A. Ksikes, Ensemble Selection from Libraries of
-    Models, ICML 2004, with the rules of AutoGluon (Erickson et al. 2020, arXiv:2003.06505): scores
-    are rounded to six digits; among equals a member that is there already is preferred, then the
-    lower ``loss``, then the first; and what came after the first of the best scores is dropped.
-    A member weighs as often as it came.
+    Models, ICML 2004, with the rules of AutoGluon (Erickson et al. 2020, arXiv:2003.06505): after
+    the first member scores are rounded to six digits, unless its own is below 1e-4; among equals
+    one that is there already is preferred, then the lower ``loss``, then the first, where AutoGluon
+    draws; and what came after the first of the best scores is dropped.  A member weighs as often as
+    it came.
 
     Args:
         outputs_K: what the members predict for validation rows.
@@ -160,7 +163,7 @@ def budgeted_selection(
     def price(chosen: Sequence[int]) -> float:
         together = loss(predicted(expected_K[list(chosen)].mean(dim=0), task))
         gained = math.fsum(alone[k] for k in chosen) / len(chosen) - together
-        return round(together - diversity * gained, DIGITS)
+        return together - diversity * gained
 
     def affordable(found: list[list[int]]) -> list[list[int]]:
         return [chosen for chosen in found if cost(chosen, batch) <= ms]
@@ -206,29 +209,36 @@ def _climb(
     """Return the members added, up to the first of the best scores."""
     picked: list[int] = []
     reached: list[float] = []
+    digits: int | None = None  # to which scores are rounded, after the first
     total = torch.zeros_like(expected_K[0], dtype=torch.float64)
     for step in range(1, rounds + 1 if len(bag) > 1 else 2):
 
         def together(member: int, count: int = step, sofar: Tensor = total) -> Tensor:
             return predicted((sofar + expected_K[member]) / count, task)
 
-        scores = {member: _rounded(score(together(member))) for member in bag}
+        scores = {member: _rounded(score(together(member)), digits) for member in bag}
         highest = max(scores.values())
         if highest == -math.inf and not picked:
             raise EnsembleError(
                 "members are chosen by their score on validation rows, however it is undefined or "
                 "infinitely bad for all of them; choose another metric"
             )
-        tied = [member for member in bag if scores[member] == highest]
+        tied = [member for member in bag if math.isclose(scores[member], highest, rel_tol=SAME)]
         tied = [member for member in tied if member in picked] or tied
         if len(tied) > 1 and loss is not None:
-            tied.sort(key=lambda member: -_rounded(-loss(together(member))))
+            losses = {member: -_rounded(-loss(together(member))) for member in tied}
+            lowest = min(losses.values())
+            tied = [k for k in tied if math.isclose(losses[k], lowest, rel_tol=SAME)]
+        if abs(highest) > TINY and not picked:
+            digits = DIGITS
         picked.append(tied[0])
-        reached.append(highest)
+        reached.append(_rounded(highest, digits))
         total = total + expected_K[tied[0]]
     return picked[: reached.index(max(reached)) + 1]
 
 
-def _rounded(score: float) -> float:
+def _rounded(score: float, digits: int | None = None) -> float:
     """Round a score; what is undefined is the worst."""
-    return -math.inf if score != score else round(score, DIGITS)
+    if score != score:
+        return -math.inf
+    return score if digits is None else round(score, digits)

@@ -21,36 +21,37 @@ from ensemble.selection import budgeted_selection, greedy_selection
 
 
 def reference(
-    predictions: list[np.ndarray], regret, second, size: int, rounding: int = 6
+    predictions: list[np.ndarray], regret, second, size: int
 ) -> tuple[list[int], list[float]]:
-    """AutoGluon's EnsembleSelection, written down again: rounds to six decimals, prefers models
-    that are used already, then the second metric, and cuts off after the first minimum.
+    """What AutoGluon's EnsembleSelection does, in other words, without drawing among the last.
+
+    After the first model regrets are rounded to six decimals, unless the first is tiny; a model in
+    use is preferred, then the second metric; what follows the first minimum is cut off.
     """
-    ensemble: list[np.ndarray] = []
     order: list[int] = []
     trajectory: list[float] = []
-    used: set[int] = set()
-    for _ in range(size):
-        s = len(ensemble)
-        sofar = np.zeros_like(predictions[0]) if s == 0 else (s / (s + 1)) * np.mean(ensemble, 0)
-        regrets = np.zeros(len(predictions))
-        fantasies = []
-        for j, prediction in enumerate(predictions):
-            fantasies.append(sofar + prediction / (s + 1))
-            regrets[j] = np.round(regret(fantasies[j]), rounding)
-        all_best = np.argwhere(regrets == np.nanmin(regrets)).flatten().tolist()
-        if len(all_best) > 1 and (already := [j for j in all_best if j in used]):
-            all_best = already
-        if len(all_best) > 1:
-            seconds = [np.round(second(fantasies[j]), rounding) for j in all_best]
-            all_best = [
-                j for j, value in zip(all_best, seconds, strict=True) if value == min(seconds)
-            ]
-        best = all_best[0]
-        ensemble.append(predictions[best])
-        order.append(best)
-        trajectory.append(regrets[best])
-        used.add(best)
+    rounding = False
+
+    def lowest(regrets: np.ndarray) -> list[int]:
+        regrets = np.where(np.isfinite(regrets), regrets, np.inf)
+        return np.flatnonzero(np.isclose(regrets, regrets.min(), atol=0, rtol=1e-12)).tolist()
+
+    for s in range(size):
+        grown = [np.mean([*(predictions[i] for i in order), p], axis=0) for p in predictions]
+        regrets = np.array([regret(one) for one in grown])
+        if rounding:
+            regrets = regrets.round(6)
+        best = lowest(regrets)
+        best = [j for j in best if j in order] or best
+        if len(best) > 1:
+            best = [best[k] for k in lowest(np.array([second(grown[j]) for j in best]))]
+        value = regrets[best[0]]
+        if s == 0 and abs(value) > 1e-4:
+            rounding, value = True, value.round(6)
+        order.append(best[0])
+        trajectory.append(value)
+        if len(predictions) == 1:
+            break
     stop = trajectory.index(min(trajectory)) + 1
     return order[:stop], trajectory[:stop]
 
@@ -114,9 +115,14 @@ def test_ties_prefer_members_that_are_there_then_the_lower_loss_then_the_first()
     unlike_KN = torch.tensor([[3.0] * 4, [1.0] * 4, [2.0] * 4])
     loss = loss_of("regression", truth_N)
     assert greedy_selection(unlike_KN, "regression", lambda v: 0.0, loss)["weights"] == [0, 1, 0]
-    nearly = iter([1.0, 1.0 + 4e-7, 1.0 - 4e-7])
-    found = greedy_selection(unlike_KN, "regression", lambda v: next(nearly), rounds=1)
-    assert found["weights"] == [1, 0, 0], "scores are rounded to six digits"
+    nearly = iter([1.0, 0.5, 0.5, 2.0, 2.0 + 4e-7, 2.0 - 4e-7])
+    found = greedy_selection(unlike_KN, "regression", lambda v: next(nearly), rounds=2)
+    assert found["weights"] == [1, 0, 0], (
+        "scores are rounded to six digits, and it is there already"
+    )
+    nearly = iter([-5e-5, -6e-5, -7e-5, -2e-7, -1e-7, -3e-7])
+    found = greedy_selection(unlike_KN, "regression", lambda v: next(nearly), rounds=2)
+    assert found["weights"] == [0.5, 0.5, 0], "unless they are tiny"
 
 
 def test_bags_are_drawn_from_the_members_by_their_seed_and_averaged() -> None:
