@@ -120,7 +120,7 @@ def _scaled(
             nll = -logsigmoid(torch.where(labels == 1, told, -told)).sum()
         total = nll + ((scale - 1).square().sum() + shift.square().sum()) / 2
         (slope,) = torch.autograd.grad(total, own)
-        return float(total), slope.numpy()
+        return float(total.detach()), slope.numpy()
 
     found = minimize(
         loss,
@@ -154,7 +154,7 @@ def _along(share_N: Tensor, knots: Sequence[float], levels: Sequence[float]) -> 
     at, level = _numbers(knots), _numbers(levels)
     if len(at) == 1:
         return torch.where(share_N.isnan(), torch.nan, level[0])
-    right_N = torch.searchsorted(at, share_N).clamp(1, len(at) - 1)
+    right_N = torch.searchsorted(at, share_N.contiguous()).clamp(1, len(at) - 1)
     left_N = right_N - 1
     step_N = ((share_N - at[left_N]) / (at[right_N] - at[left_N])).clamp(0, 1)
     return level[left_N] + step_N * (level[right_N] - level[left_N])
