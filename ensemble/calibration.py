@@ -90,6 +90,7 @@ def calibrated(predictions: Tensor, task: str, calibration: Mapping[str, Any]) -
     tensor([[0.6667, 0.3333]], dtype=torch.float64)
     """
     predictions = predictions.double()
+    told: Tensor
     match calibration["kind"]:
         case "temperature":
             told = predictions / calibration["temperature"]

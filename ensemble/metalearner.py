@@ -133,7 +133,7 @@ def _classes(expected_KNC: Tensor, labels_N: Tensor, penalty: float) -> Fitted:
 
 
 def _label(expected_KN: Tensor, labels_N: Tensor, penalty: float) -> Fitted:
-    if len(labels_N.unique()) < 2:
+    if bool((labels_N == labels_N[0]).all()):
         raise EnsembleError(
             "stacking learns from rows with and without every label, however all are alike in one; "
             "another split, or another method, is needed"

@@ -53,4 +53,4 @@ def _weights(product: "Product", weights: list[float]) -> str:
 
 def _called(calibration: Any) -> str:
     temperature = calibration.get("temperature")
-    return calibration["kind"] + ("" if temperature is None else f" {temperature:.3f}")
+    return str(calibration["kind"]) if temperature is None else f"temperature {temperature:.3f}"

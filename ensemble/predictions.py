@@ -80,7 +80,7 @@ def pooled(pool: Callable[..., Tensor], outputs_K: Tensor, task: str, **argument
     rows = max(1, PORTION // max(1, outputs_K[:, :1].numel()))
     if outputs_K.shape[1] > rows:
         check_finite(outputs_K)  # here, where rows still have their numbers
-        parts = outputs_K.split(rows, dim=1)
+        parts = torch.split(outputs_K, rows, dim=1)
         return torch.cat([pooled(pool, part, task, **arguments) for part in parts])
     if "task" in inspect.signature(pool).parameters:
         return pool(outputs_K, task=task, **arguments)

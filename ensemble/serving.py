@@ -135,7 +135,8 @@ def predictor(registry: Registry, run: Run) -> Predictor:
         return torch.stack([found[member.id] for member in members]), most
 
     weights = weights_in(run) if run.kind == "predictions" else None
-    return Predictor(run, members, outputs, partial(pool, members=range(len(members))), weights)
+    everyone = range(len(members))
+    return Predictor(run, members, outputs, lambda told_K: pool(told_K, everyone), weights)
 
 
 def predict_file(

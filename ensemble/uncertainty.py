@@ -31,8 +31,7 @@ def entropy(predictions: Tensor, task: str) -> Tensor:
     if task == "multilabel":
         share = told.sigmoid()
         return (share * softplus(-told) + (1 - share) * softplus(told)).sum(dim=-1)
-    log = told.log_softmax(dim=-1)
-    return torch.special.entr(log.exp()).sum(dim=-1)
+    return _entropy(told.softmax(dim=-1))
 
 
 def mutual_information(
@@ -55,10 +54,9 @@ def mutual_information(
     told_K = outputs_K.double()
     if task == "multilabel":
         told_K = torch.stack([torch.zeros_like(told_K), told_K], dim=-1)
-    log_K = told_K.log_softmax(dim=-1)
-    mean = torch.einsum("k,k...->...", weight_K, log_K.exp())
-    own_K = torch.special.entr(log_K.exp()).sum(dim=-1)
-    gained = torch.special.entr(mean).sum(dim=-1) - torch.einsum("k,k...->...", weight_K, own_K)
+    share_K = told_K.softmax(dim=-1)
+    mean = torch.einsum("k,k...->...", weight_K, share_K)
+    gained = _entropy(mean) - torch.einsum("k,k...->...", weight_K, _entropy(share_K))
     return (gained if gained.ndim == 1 else gained.sum(dim=-1)).clamp_min(0)
 
 
@@ -81,6 +79,11 @@ def spread(values_K: Tensor, weights: Sequence[float] | None = None) -> Tensor:
     left = 1 - weight_K.square().sum()
     squares = torch.einsum("k,k...->...", weight_K, gap_K.square())
     return (squares / left).sqrt() if bool(left > 0) else torch.zeros_like(squares)
+
+
+def _entropy(share: Tensor) -> Tensor:
+    summed: Tensor = torch.special.entr(share).sum(dim=-1)
+    return summed
 
 
 def _weights(weights: Sequence[float] | None, outputs_K: Tensor) -> Tensor:
