@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ensemble.alignment import align
     from ensemble.average import uniform, weighted
+    from ensemble.blending import convex_weights
+    from ensemble.calibration import calibrate, calibrated
     from ensemble.catalogue import find, methods
     from ensemble.comparison import compare
     from ensemble.connectivity import Preflight, preflight
@@ -26,12 +28,14 @@ if TYPE_CHECKING:
     from ensemble.inference import forward_many
     from ensemble.learned import functional_loss, learned_soup
     from ensemble.members import out_of_fold
+    from ensemble.metalearner import stacked, stacking
     from ensemble.products import combine
     from ensemble.recalibration import recalibrate
     from ensemble.regression import gram_matrices, regmean
     from ensemble.repairing import Repaired, repair, repairer
     from ensemble.responses import activations
     from ensemble.robust import median, trimmed_mean
+    from ensemble.selection import budgeted_selection, greedy_selection
     from ensemble.serving import Predictor, predictor
     from ensemble.soup import Soup, greedy_soup
     from ensemble.spherical import lerp, multislerp, slerp
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
         ties,
     )
     from ensemble.trajectory import ema, lawa, swa
+    from ensemble.uncertainty import entropy, mutual_information
 
 __all__ = [
     "EnsembleError",
@@ -61,19 +66,25 @@ __all__ = [
     "align",
     "average_files",
     "breadcrumbs",
+    "budgeted_selection",
+    "calibrate",
+    "calibrated",
     "combine",
     "compare",
+    "convex_weights",
     "dare",
     "dare_norm",
     "dare_norm_ties",
     "dare_ties",
     "ema",
+    "entropy",
     "find",
     "fisher_information",
     "fisher_merge",
     "forward_many",
     "functional_loss",
     "gram_matrices",
+    "greedy_selection",
     "greedy_soup",
     "lawa",
     "learned_soup",
@@ -82,6 +93,7 @@ __all__ = [
     "methods",
     "model_stock",
     "multislerp",
+    "mutual_information",
     "out_of_fold",
     "paired_bootstrap",
     "predictor",
@@ -91,6 +103,8 @@ __all__ = [
     "repair",
     "repairer",
     "slerp",
+    "stacked",
+    "stacking",
     "swa",
     "symmetry",
     "task_arithmetic",
@@ -112,19 +126,25 @@ _HOMES = {
     "align": "alignment",
     "average_files": "files",
     "breadcrumbs": "task_vectors",
+    "budgeted_selection": "selection",
+    "calibrate": "calibration",
+    "calibrated": "calibration",
     "combine": "products",
     "compare": "comparison",
+    "convex_weights": "blending",
     "dare": "task_vectors",
     "dare_norm": "task_vectors",
     "dare_norm_ties": "task_vectors",
     "dare_ties": "task_vectors",
     "ema": "trajectory",
+    "entropy": "uncertainty",
     "find": "catalogue",
     "fisher_information": "fisher",
     "fisher_merge": "fisher",
     "forward_many": "inference",
     "functional_loss": "learned",
     "gram_matrices": "regression",
+    "greedy_selection": "selection",
     "greedy_soup": "soup",
     "lawa": "trajectory",
     "learned_soup": "learned",
@@ -133,6 +153,7 @@ _HOMES = {
     "methods": "catalogue",
     "model_stock": "stock",
     "multislerp": "spherical",
+    "mutual_information": "uncertainty",
     "out_of_fold": "members",
     "paired_bootstrap": "statistics",
     "predictor": "serving",
@@ -142,6 +163,8 @@ _HOMES = {
     "repair": "repairing",
     "repairer": "repairing",
     "slerp": "spherical",
+    "stacked": "metalearner",
+    "stacking": "metalearner",
     "swa": "trajectory",
     "symmetry": "symmetries",
     "task_arithmetic": "task_vectors",

@@ -5,12 +5,15 @@ A method is a function and one decorator.  Its first parameter is the members: t
 :data:`NEEDS` are supplied by the caller, and the keyword-only rest are the method's options, whose
 types are those of their defaults.  Listing, command line, documentation and contract tests follow
 from that.
+
+Of predictions, some methods pool at once.  Others look at validation rows and return what another
+function pools by, as its arguments: ``applies(outputs_K, **fit(outputs_K, ...))``.
 """
 
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
@@ -22,6 +25,9 @@ MODULES = (
     "ensemble.average",
     "ensemble.soup",
     "ensemble.predictions",
+    "ensemble.selection",
+    "ensemble.blending",
+    "ensemble.metalearner",
     "ensemble.robust",
     "ensemble.spherical",
     "ensemble.task_vectors",
@@ -35,12 +41,14 @@ F = TypeVar("F", bound=Callable[..., object])
 
 NEEDS: Mapping[str, str] = {
     "weights": "one nonnegative number per member",
-    "score": "a function that scores a state on validation data, higher is better",
+    "task": "what the members predict: classification, multilabel or regression",
+    "score": "a function that scores a state, or predictions of validation rows; higher is better",
     "labels": "the true classes or values of the validation rows",
     "base": "the state all members were fine-tuned from",
     "fisher": "the Fisher information of each member",
     "grams": "the Gram matrices of each member's layer inputs",
-    "loss": "a differentiable function of a state, lower is better",
+    "loss": "a differentiable function of a state, or one of predictions; lower is better",
+    "cost": "a function from places of members and a number of rows to the milliseconds they take",
     "module": "a module that the states fit",
 }
 
@@ -89,6 +97,8 @@ class Method:
     options: tuple[Option, ...]
     ordered: bool = False
     """Whether the order of the members counts."""
+    applies: Callable[..., Any] | None = None
+    """The function that pools by what this one finds on validation rows."""
 
     def bind(self, given: Mapping[str, object]) -> dict[str, Value]:
         """Return every option's value: as given and checked, or else its default.
@@ -106,18 +116,27 @@ class Method:
 _METHODS: dict[tuple[Mode, str], Method] = {}
 
 
-def method(name: str, *, mode: Mode, paper: str = "", ordered: bool = False) -> Callable[[F], F]:
+def method(
+    name: str,
+    *,
+    mode: Mode,
+    paper: str = "",
+    ordered: bool = False,
+    applies: Callable[..., Any] | None = None,
+) -> Callable[[F], F]:
     """Enter the decorated function in the catalogue, and leave it as it is.
 
     ``paper`` cites where the method comes from, ``ordered`` tells that the order of the members
-    counts.  Raises ValueError for a name the mode already
-    has, and TypeError for a signature or docstring the catalogue cannot read.
+    counts, ``applies`` is the function that pools by what this one returns.  Raises ValueError for
+    a name the mode already has, and TypeError for a signature or docstring the catalogue cannot
+    read.
     """
 
     def register(function: F) -> F:
         if mode not in get_args(Mode) or (mode, name) in _METHODS:
             raise ValueError(f"mode {mode!r} is unknown or has a method {name!r} already")
-        _METHODS[mode, name] = _read(function, name, mode, paper, ordered)
+        read = _read(function, name, mode, paper)
+        _METHODS[mode, name] = replace(read, ordered=ordered, applies=applies)
         return function
 
     return register
@@ -143,7 +162,7 @@ def methods(mode: Mode | None = None) -> list[Method]:
     return [_METHODS[key] for key in sorted(_METHODS) if mode in (None, key[0])]
 
 
-def _read(function: Callable[..., Any], name: str, mode: Mode, paper: str, ordered: bool) -> Method:
+def _read(function: Callable[..., Any], name: str, mode: Mode, paper: str) -> Method:
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
     if not summary:
         raise TypeError(f"method {name!r} must have a docstring: its first line is the summary")
@@ -166,4 +185,4 @@ def _read(function: Callable[..., Any], name: str, mode: Mode, paper: str, order
                 f"parameter {parameter.name!r} of method {name!r} must be one of "
                 f"{', '.join(NEEDS)}, or keyword-only with a bool, int, float or str as default"
             )
-    return Method(name, mode, function, summary, paper, tuple(needs), tuple(options), ordered)
+    return Method(name, mode, function, summary, paper, tuple(needs), tuple(options))

@@ -15,12 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ensemble.entries import pooling_of
 from ensemble.errors import EmptyError
 from ensemble.heldout import Pool, pooling
 from ensemble.members import Bench, alike, bench
 from ensemble.metrics import METRICS, AnyMetric, Metric, find
+from ensemble.pools import pool_of
 from ensemble.predictions import mean
+from ensemble.snapshots import members_of
 from ensemble.statistics import Interval, paired_bootstrap
 from zoo.choice import threads
 from zoo.registry import Registry, Run
@@ -94,6 +95,7 @@ class _Candidate:
     method: str | None
     runs: list[Run]
     pool: Pool
+    epochs: int | None
 
     def validation(self, table: Bench) -> tuple[Tensor, Tensor]:
         """What it predicts for rows that validate it (:meth:`Bench.loss`), and their targets."""
@@ -122,8 +124,7 @@ def compare(
     singles, products = _sorted_out(registry, runs)
     table = bench(registry, [*singles, *products], frame)
     chosen = find(table.data.task, metric or table.metric.name)
-    known = registry.by_id(parent for product in products for parent in product.parents)
-    candidates = [_candidate(table, run, known) for run in [*singles, *products]]
+    candidates = [_candidate(table, run) for run in [*singles, *products]]
     test_targets = table.targets("test")
     val = [chosen(*candidate.validation(table)) for candidate in candidates]
     test = [candidate.predictions(table) for candidate in candidates]
@@ -175,14 +176,13 @@ def _worth(value: float, metric: AnyMetric) -> float:
     return -value if metric.direction == "max" else value
 
 
-def _candidate(table: Bench, run: Run, known: Mapping[str, Run]) -> _Candidate:
+def _candidate(table: Bench, run: Run) -> _Candidate:
     if run.kind != "predictions":
         method = run.config.get("method") if run.kind == "weights" else None
         pool = pooling(partial(table.pool, mean), {})
-        return _Candidate(run.label, run.kind, method, [run], pool)
-    made = pooling_of(run, known)
-    pool = pooling(partial(table.pool, made.function), made.arguments)
-    return _Candidate(run.label, run.kind, run.config["method"], made.members, pool)
+        return _Candidate(run.label, run.kind, method, [run], pool, run.epochs)
+    members = members_of(table.registry, run)
+    return _Candidate(run.label, run.kind, run.config["method"], members, pool_of(run), run.epochs)
 
 
 def _row(
@@ -202,7 +202,7 @@ def _row(
         p_value=interval.p_value,
         params=sum(_parameters(table, run) for run in candidate.runs),
         inference_ms=_milliseconds(table, candidate),
-        trained_epochs=sum(run.epochs or 0 for run in candidate.runs),
+        trained_epochs=candidate.epochs or 0,
         figures=_figures(table, predictions, targets),
     )
 

@@ -1,13 +1,9 @@
 """What the registry says of a run, read before it is used: a catalogue may be anybody's."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ensemble import catalogue
 from zoo.errors import UnsafeFileError
 from zoo.registry import Run
 from zoo.section import Section
@@ -15,19 +11,26 @@ from zoo.section import Section
 S = TypeVar("S", bound=Section)
 
 
-@dataclass(frozen=True)
-class Pooling:
-    """How a pool of predictions is computed.
+class PoolEntry(BaseModel):
+    """What a prediction ensemble's settings hold.
 
     Attributes:
-        members: in their order.
-        function: the method's.
-        arguments: of the function, besides the predictions.
+        method: its name in the catalogue.
+        arguments: of the method's function, besides predictions.
+        used: the identifiers of its members, in their order.
+        checkpoints: of each, the kind and the epoch, where it is not its best weights.
+        found: what was fitted; these are the function's arguments then.
+        calibration: as :func:`ensemble.calibration.calibrate` gives it.
     """
 
-    members: list[Run]
-    function: Callable[..., Tensor]
+    model_config = ConfigDict(strict=True)
+
+    method: str
     arguments: dict[str, Any]
+    used: list[str] = Field(min_length=1)
+    checkpoints: list[tuple[str, int] | None] | None = Field(default=None, strict=False)
+    found: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
 
 
 def settings_of(run: Run, name: str, kind: type[S]) -> S:
@@ -46,22 +49,18 @@ def settings_of(run: Run, name: str, kind: type[S]) -> S:
         ) from None
 
 
-def pooling_of(run: Run, known: Mapping[str, Run]) -> Pooling:
-    """Return how a pool of predictions is computed.
-
-    Args:
-        run: the pool.
-        known: its members among others, by their identifiers.
+def pool_entry(run: Run) -> PoolEntry:
+    """Return what the settings of a prediction ensemble say.
 
     Raises:
-        UnsafeFileError: where its members or its method are not those of a pool.
+        UnsafeFileError: where they are not those of one.
     """
-    members = [known[key] for key in run.parents if key in known]
-    name, arguments = run.config.get("method"), run.config.get("arguments")
-    if not members or len(members) < len(run.parents):
-        fault = "not all of its members are there"
-    elif not isinstance(name, str) or not isinstance(arguments, dict):
-        fault = "it has no method with arguments"
-    else:
-        return Pooling(members, catalogue.find("predictions", name).function, arguments)
-    raise UnsafeFileError(f"{run.owner}: is damaged: {fault}")
+    try:
+        entry = PoolEntry.model_validate(run.config)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UnsafeFileError(f"{run.owner}: is damaged: {where}: {first['msg']}") from None
+    if len(entry.checkpoints or entry.used) != len(entry.used):
+        raise UnsafeFileError(f"{run.owner}: is damaged: each member has a checkpoint, or none has")
+    return entry

@@ -18,6 +18,7 @@ from torch import Tensor
 from ensemble.predictions import mean, pooled
 
 Pool = Callable[[Tensor, Sequence[int]], Tensor]
+EACH = frozenset({"weights", "learners"})  # arguments that have one value per member
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,10 @@ def assemble(
 
 
 def pooling(function: Callable[..., Tensor], arguments: Mapping[str, Any]) -> Pool:
-    """Let a method of the catalogue pool some of its members.
+    """Let a function pool some of the members that its arguments are of.
 
-    Where all of these have the weight 0, what they predict is NaN: nobody's prediction.
+    Weights, and the learners that members belong to, are those of the members there.  Where all of
+    these have the weight 0, what they predict is NaN: nobody's prediction.
 
     >>> from ensemble.predictions import weighted
     >>> pool = pooling(weighted, {"weights": [1.0, 2.0, 0.0]})
@@ -130,10 +132,10 @@ def pooling(function: Callable[..., Tensor], arguments: Mapping[str, Any]) -> Po
 
     def pool(outputs_K: Tensor, members: Sequence[int]) -> Tensor:
         own = dict(arguments)
-        if "weights" in own:
-            own["weights"] = [own["weights"][k] for k in members]
-            if not any(own["weights"]):
-                return torch.full_like(outputs_K[0], torch.nan)
+        for name in EACH.intersection(own):
+            own[name] = [own[name][k] for k in members]
+        if "weights" in own and not any(own["weights"]):
+            return torch.full_like(outputs_K[0], torch.nan)
         return function(outputs_K, **own)
 
     return pool

@@ -16,7 +16,9 @@ from ensemble.entries import settings_of
 from ensemble.errors import EmptyError, EnsembleError, listing
 from ensemble.heldout import OutOfFold, Pool, assemble
 from ensemble.metrics import METRICS, AnyMetric, ranking
-from ensemble.predictions import pooled
+from ensemble.naming import names, renumbered, reordered
+from ensemble.predictions import check_finite, pooled
+from ensemble.snapshots import weights_of
 from ensemble.state import State
 from zoo import terms
 from zoo.checks import build
@@ -86,13 +88,15 @@ class Bench:
         """
         data = data or self.data
         y_N, units = _part(data, name).y, data.units()
-        return units.restore(y_N, predicted=False) if units else y_N
+        theirs, ours = names(data.preprocessing), names(self.data.preprocessing)
+        if data.task == "classification":
+            return renumbered(y_N, theirs, ours)
+        return reordered(units.restore(y_N, predicted=False) if units else y_N, theirs, ours)
 
     def state(self, run: Run) -> dict[str, Tensor]:
         """Return the published weights of a run."""
         if run.id not in self._states:
-            merged = run.kind == "weights"
-            self._states[run.id] = self.registry.load(run.id, "merged" if merged else "best")
+            self._states[run.id] = weights_of(self.registry, run)
         return self._states[run.id]
 
     def module(self, run: Run) -> nn.Module:
@@ -144,7 +148,9 @@ class Bench:
         for group in alike(missing):
             x_N = _part(self.own(group[0]), name).x
             outputs_K = self.predictor(group)(x_N)
-            for run, outputs in zip(group, outputs_K, strict=True):
+            check_finite(outputs_K, [run.label for run in group])
+            theirs, ours = names(group[0].preprocessing), names(self.data.preprocessing)
+            for run, outputs in zip(group, reordered(outputs_K, theirs, ours), strict=True):
                 self._outputs[run.id, name] = outputs
 
     def predictor(self, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:
@@ -251,8 +257,8 @@ def bench(registry: Registry, runs: Sequence[Run], frame: Any = None) -> Bench:
         for what, theirs, ours in (
             *differences(run, first),
             ("task", run.task, first.task),
-            ("classes", run.classes, first.classes),
-            ("targets", _targets(run), _targets(first)),
+            ("classes", sorted(run.classes), sorted(first.classes)),
+            ("targets", sorted(_targets(run)), sorted(_targets(first))),
         )
         if theirs != ours
     ]

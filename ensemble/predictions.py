@@ -18,6 +18,9 @@ label to which all members give 1e-60 still has a finite NLL in float32.  Halves
 float32.  One member comes back exactly as ``log_softmax`` of its logits, or as its values; only
 :func:`vote` replaces it, by its decision.
 
+Methods that look at targets first, to choose or to weigh members or to stack a model on them, are
+in :mod:`ensemble.selection`, :mod:`ensemble.blending` and :mod:`ensemble.metalearner`.
+
 Every function raises :class:`EmptyError` without members or rows, :class:`NonFiniteError` naming
 the member that predicts NaN or infinity, and :class:`EnsembleError` for other shapes or integers.
 
@@ -33,7 +36,7 @@ import torch
 from torch import Tensor
 
 from ensemble.catalogue import method
-from ensemble.errors import EmptyError, EnsembleError, NonFiniteError, listing
+from ensemble.errors import EmptyError, EnsembleError, NonFiniteError, OptionError, listing
 from ensemble.shares import normalised
 
 TASKS = {
@@ -43,23 +46,23 @@ TASKS = {
 }
 AXES = {2: "values (K, N)", 3: "logits (K, N, C)"}
 TIE = 1e-6  # what the mean probability weighs against the shares of votes
+PORTION = 1 << 24  # numbers that are pooled at a time
 
 
 def tasks(pool: Callable[..., Tensor]) -> tuple[str, ...]:
     """Tell the tasks whose members a function can pool.
 
-    >>> tasks(mean), tasks(vote), tasks(median)
-    (('classification', 'multilabel', 'regression'), ('classification', 'multilabel'), \
-('regression',))
+    >>> tasks(mean), tasks(vote)
+    (('classification', 'multilabel', 'regression'), ('classification', 'multilabel'))
     """
     return TASKS[next(iter(inspect.signature(pool).parameters))]
 
 
 def pooled(pool: Callable[..., Tensor], outputs_K: Tensor, task: str, **arguments: Any) -> Tensor:
-    """Pool members whose rows may have several labels or several values.
+    """Pool members whose rows may have several labels or several values, some rows at a time.
 
     Args:
-        pool: a function of this module.
+        pool: a function of this module; or one that takes ``task`` and all axes as they are.
         outputs_K: logits (K, N, C) of classes; log-odds (K, N, L) of labels; values (K, N) or
             (K, N, T).
         task: ``classification``, ``multilabel`` or ``regression``.
@@ -74,6 +77,13 @@ def pooled(pool: Callable[..., Tensor], outputs_K: Tensor, task: str, **argument
     >>> pooled(median, torch.tensor([[[1.0, 5.0]], [[3.0, 9.0]]]), "regression")
     tensor([[2., 7.]])
     """
+    rows = max(1, PORTION // max(1, outputs_K[:, :1].numel()))
+    if outputs_K.shape[1] > rows:
+        check_finite(outputs_K)  # here, where rows still have their numbers
+        parts = torch.split(outputs_K, rows, dim=1)
+        return torch.cat([pooled(pool, part, task, **arguments) for part in parts])
+    if "task" in inspect.signature(pool).parameters:
+        return pool(outputs_K, task=task, **arguments)
     if task == "classification" or outputs_K.ndim != 3:
         return pool(outputs_K, **arguments)
     flat_KR, shape = outputs_K.flatten(1), outputs_K.shape[1:]
@@ -158,19 +168,74 @@ def vote(logits_KNC: Tensor) -> Tensor:
 
 
 @method("median", mode="predictions", paper="Tukey 1977, Exploratory Data Analysis")
-def median(values_KN: Tensor) -> Tensor:
-    """Take the median of the members' values (K, N), row by row.
+def median(outputs_K: Tensor) -> Tensor:
+    """Take the median of the probabilities (K, N, C), or of the values (K, N).
 
-    Of an even number of members it is the mean of the middle two.
-
-    It ignores how far off up to half of the members are.
+    Of an even number of members it is the mean of the middle two.  Probabilities are taken class by
+    class, and divided by their sum.  It ignores how far off up to half of the members are.
 
     >>> median(torch.tensor([[1.0], [2.0], [90.0]])), median(torch.tensor([[1.0], [2.0]]))
     (tensor([2.]), tensor([1.5000]))
+    >>> median(torch.tensor([[[0.8, 0.2]], [[0.6, 0.4]], [[0.1, 0.9]]]).log()).exp()
+    tensor([[0.6000, 0.4000]])
     """
-    sorted_KN = _checked(values_KN, 2).sort(dim=0).values
-    members = sorted_KN.shape[0]
-    return sorted_KN[(members - 1) // 2 : members // 2 + 1].mean(dim=0)
+    return _middle(outputs_K, lambda members: (members - 1) // 2)
+
+
+@method("trimmed-mean", mode="predictions", paper="Jose & Winkler 2008, Int. J. Forecasting 24(1)")
+def trimmed_mean(outputs_K: Tensor, *, trim: float = 0.2) -> Tensor:
+    """Average the probabilities (K, N, C) or the values (K, N) without the smallest and largest.
+
+    ``trim`` is the share of members, below 0.5, that is left out at either end, rounded down:
+    without effect among fewer than 1 / ``trim``.  Probabilities are taken class by class, and
+    divided by their sum.  V. R. R. Jose & R. L. Winkler, Simple Robust Averages of Forecasts, 2008.
+
+    >>> trimmed_mean(torch.tensor([[1.0], [2.0], [4.0], [900.0]]), trim=0.25)
+    tensor([3.])
+    """
+    if not 0 <= trim < 0.5:
+        raise OptionError(f"trim must be at least 0 and below 0.5, however it is {trim}")
+    return _middle(outputs_K, lambda members: int(trim * members + 1e-9))  # 0.29 * 100 is 28.999…
+
+
+def _middle(outputs_K: Tensor, cut: Callable[[int], int]) -> Tensor:
+    """Average the sorted members but for some at either end."""
+    outputs_K = _checked(outputs_K, 2, 3)
+    members = outputs_K.shape[0]
+    kept = slice(cut(members), members - cut(members))
+    if outputs_K.ndim == 2:
+        return outputs_K.sort(dim=0).values[kept].mean(dim=0)
+    log_KNC = outputs_K.log_softmax(dim=-1)
+    if members == 1:
+        return log_KNC[0]
+    return log_KNC.sort(dim=0).values[kept].logsumexp(dim=0).log_softmax(dim=-1)
+
+
+def check_finite(outputs_K: Tensor, names: Sequence[str] = ()) -> None:
+    """Refuse predictions that are not finite.
+
+    Args:
+        outputs_K: what members predict, (K, N) and more axes.
+        names: of the members, by default their numbers.
+
+    Raises:
+        NonFiniteError: naming the members and how many of their rows are not finite.
+
+    >>> check_finite(torch.tensor([[1.0, 2.0], [3.0, torch.nan]]), ["good", "bad"])
+    Traceback (most recent call last):
+    ensemble.errors.NonFiniteError: predictions are finite, however, they are not: member bad in \
+1 of 2 rows, first in row 1
+    """
+    bad = []
+    for member, outputs_N in enumerate(outputs_K):
+        finite_N = outputs_N.isfinite().view(len(outputs_N), -1).all(dim=-1)
+        if not bool(finite_N.all()):
+            bad.append(
+                f"member {names[member] if names else f'#{member}'} in {int((~finite_N).sum())} of "
+                f"{len(finite_N)} rows, first in row {int(finite_N.int().argmin())}"
+            )
+    if bad:
+        raise NonFiniteError(f"predictions are finite, however, they are not: {listing(bad)}")
 
 
 def _checked(outputs_K: Tensor, *axes: int) -> Tensor:
@@ -184,13 +249,6 @@ def _checked(outputs_K: Tensor, *axes: int) -> Tensor:
         raise EmptyError(
             f"pooling needs members, rows and classes, however: {tuple(outputs_K.shape)}"
         )
-    finite_KN = outputs_K.isfinite().view(*outputs_K.shape[:2], -1).all(dim=-1)
-    bad = [
-        f"member #{member} in {int((~finite_N).sum())} of {len(finite_N)} rows, first in "
-        f"row {int(finite_N.int().argmin())}"
-        for member, finite_N in enumerate(finite_KN)
-        if not bool(finite_N.all())
-    ]
-    if bad:
-        raise NonFiniteError(f"predictions are finite, however, they are not: {listing(bad)}")
+    if not bool(outputs_K.isfinite().all()):
+        check_finite(outputs_K)
     return outputs_K.to(torch.promote_types(outputs_K.dtype, torch.float32))

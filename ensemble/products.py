@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ensemble.averaging import average, best_average
+from ensemble.averaging import Averaged, average, best_average
 from ensemble.catalogue import Method, Mode, find
 from ensemble.connectivity import Preflight
 from ensemble.errors import OptionError
 from ensemble.heldout import pooling
 from ensemble.ladder import Ladder
 from ensemble.likeness import same_model, same_rows
-from ensemble.members import Bench, bench
-from ensemble.predictions import mean, tasks
-from ensemble.state import State
+from ensemble.members import bench
+from ensemble.pools import Pooled, pool
+from ensemble.predictions import mean
+from ensemble.snapshots import described, origin, snapshots
 from ensemble.supplies import base
 from zoo.errors import ZooError
 from zoo.registry import NewRun, Registry, Run
@@ -40,6 +41,7 @@ class Product:
         mean: the mean of the members'.
         flight: what was measured before averaging weights by a method.
         ladder: what was tried where no method was named.
+        pooled: what was fitted to pool predictions.
     """
 
     run: Run
@@ -51,6 +53,7 @@ class Product:
     mean: float
     flight: Preflight | None = None
     ladder: Ladder | None = None
+    pooled: Pooled | None = None
 
 
 def combine(
@@ -77,20 +80,25 @@ def combine(
             :mod:`ensemble.ladder`, which aligns and repairs them where it must.
         options: the method's, and ``weights`` where it needs them: one number per member, by
             default the inverse of its validation loss (Bates & Granger 1969 for squared errors);
-            and ``base``, a reference to the run that all started from, by default what their
-            settings tell.
+            ``base``, a reference to the run that all started from, by default what their settings
+            tell; ``metric``, what a selection goes by; of predictions also ``calibration``, one of
+            :data:`ensemble.calibration.KINDS`; and ``snapshots``, which checkpoints of the runs
+            are the members (:func:`ensemble.snapshots.snapshots`).
         name: the product's, by default the members' with mode and method.
         frame: the table that the members learnt from, where it was not a file.
 
     Raises:
         EnsembleError: where members do not fit together, or the method does not fit them.
     """
+    given = dict(options or {})
+    if (kind := given.pop("snapshots", None)) is not None:
+        runs = snapshots(registry, runs, kind)
     table = bench(registry, runs, frame)
     climbing = mode == "weights" and method is None
     chosen = None if climbing else find(mode, method or "mean")
-    if chosen is None and options:
+    if chosen is None and given:
         raise OptionError(
-            f"{', '.join(options)}: options are a method's, however none is named; add --method"
+            f"{', '.join(given)}: options are a method's, however none is named; add --method"
         )
     if mode == "weights":
         same_model(runs)
@@ -104,7 +112,6 @@ def combine(
     ):  # the first of members that score alike is then the better one
         order.sort(key=lambda k: figures[k]["val_loss"])
     members = [runs[k] for k in order]
-    given = dict(options or {})
     supply: dict[str, Any] = {}
     needs = chosen.needs if chosen else ()
     if "weights" in needs:
@@ -114,71 +121,59 @@ def combine(
     start: dict[str, Any] = {}
     if "base" in needs:
         supply["base"], start["base"] = base(table, members, given.pop("base", None))
+    by_predictions = mode == "predictions"
+    calibration = given.pop("calibration", None) if by_predictions else None
+    metric = given.pop("metric", None) if by_predictions and "score" in needs else None
     arguments = supply | (chosen.bind(given) if chosen else {})
-    if mode == "predictions" and chosen:
-        val, made = _pool(table, members, chosen, arguments), None
+    made: Pooled | Averaged
+    if by_predictions and chosen:
+        made = pool(table, members, chosen, arguments, metric=metric, calibration=calibration)
+    elif chosen:
+        made = average(table, members, chosen, arguments, start)
     else:
-        made = average(table, members, chosen, arguments, start) if chosen else None
-        made = made or best_average(table, members)
-        val = made.figures
-    used = made.used if made else members
-    name_of = chosen.name if chosen else LADDER
-    state = made.state if made else None
-    run = _save(registry, members, used, mode, name_of, arguments, name, state, dict(val))
+        made = best_average(table, members)
+    asked = arguments | ({"metric": metric} if metric is not None else {})
+    run = _save(registry, members, mode, chosen, asked, made, name)
     key = f"val_{table.metric.name}"
     values = [figure[key] for figure in figures]
     best = (max if table.metric.direction == "max" else min)(values)
     return Product(
         run=run,
         members=members,
-        used=used,
+        used=made.used,
         metric=table.metric.name,
-        val=val[key],
+        val=made.figures[key],
         best=best,
         mean=sum(values) / len(values),
-        flight=made.flight if made else None,
-        ladder=made.ladder if made else None,
+        flight=made.flight if isinstance(made, Averaged) else None,
+        ladder=made.ladder if isinstance(made, Averaged) else None,
+        pooled=made if isinstance(made, Pooled) else None,
     )
-
-
-def _pool(
-    table: Bench, members: list[Run], method: Method, arguments: dict[str, Any]
-) -> Mapping[str, float]:
-    """Pool the members' predictions; there are no weights to save."""
-    task = table.data.task
-    if task not in tasks(method.function):
-        raise OptionError(
-            f"{method.name} pools predictions of {' or '.join(tasks(method.function))}, however "
-            f"the members' task is {task}"
-        )
-    pool = pooling(partial(table.pool, method.function), arguments)
-    return table.figures(*table.validation(members, pool))
 
 
 def _save(
     registry: Registry,
     members: list[Run],
-    used: list[Run],
     mode: Mode,
-    method: str,
+    method: Method | None,
     arguments: dict[str, Any],
+    made: Pooled | Averaged,
     name: str | None,
-    state: State | None,
-    metrics: dict[str, float],
 ) -> Run:
     """Enter the product into the registry; the same product again is the same run."""
     first = members[0]
-    config = {
-        "mode": mode,
-        "method": method,
-        "arguments": arguments,
-        "used": [run.id for run in used],
-        "data": first.config["data"],
-    }
-    if state is not None:
+    called = method.name if method else LADDER
+    config = {"mode": mode, "method": called, "arguments": arguments, "data": first.config["data"]}
+    config |= described(made.used)
+    if isinstance(made, Averaged):
         config["model"] = first.config["model"]
+    else:
+        fitted = {"found": made.found, "calibration": made.calibration}
+        config |= {what: told for what, told in fitted.items() if told is not None}
+        called += f"-{made.calibration['kind']}" if made.calibration else ""
+    parents = {origin(run): run.epochs or 0 for run in members}
     request = NewRun(
-        name=f"{first.name}.{mode}-{method}",
+        name=f"{first.name}.{mode}-{called}",
         kind=mode,
         config=config,
         config_hash=digest(config)[:16],
@@ -188,20 +183,20 @@ def _save(
         data_fingerprint=first.data_fingerprint,
         split_hash=first.split_hash,
         preprocessing=first.preprocessing,
-        parents=tuple(run.id for run in members),
+        parents=tuple(parents),
         environment=first.environment,
     )
     request = _named(registry, request, name)
     (run,) = registry.add([request])
-    epochs = sum(member.epochs or 0 for member in members)
     try:
         registry.publish(
             run.id,
-            state or {},  # a pool has none: the header of its file tells what it is
-            kind="merged" if state else "pool",
+            # A pool has no weights: the header of its file tells what it is.
+            made.state if isinstance(made, Averaged) else {},
+            kind="merged" if isinstance(made, Averaged) else "pool",
             epoch=None,
-            epochs=epochs,
-            metrics=metrics,
+            epochs=sum(parents.values()),
+            metrics=made.figures,
             seconds=None,
         )
     except ZooError as error:

@@ -16,12 +16,15 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
-from ensemble.entries import Pooling, pooling_of
 from ensemble.errors import OptionError
+from ensemble.heldout import pooling
 from ensemble.members import MembersError, model_of, refuse_unknown_data
-from ensemble.predictions import mean, pooled
+from ensemble.naming import names, reordered
+from ensemble.pools import pool_of, weights_in
+from ensemble.predictions import check_finite, mean, pooled
+from ensemble.snapshots import members_of, weights_of
+from ensemble.uncertainty import entropy, mutual_information, spread
 from zoo import models, terms
 from zoo.checks import completed
 from zoo.data import apply_counting, read_chunks, sources
@@ -45,12 +48,14 @@ class Predictor:
             (K, N, T), see :func:`zoo.terms.predictions`; and how many cells of which column are
             missing or unseen in training, counted for the member with most of them.
         pool: from these to those of one model.
+        weights: of the members, in what they disagree; None where all weigh the same.
     """
 
     run: Run
     members: Sequence[Run]
     outputs: Callable[[Any], tuple[Tensor, Gaps]]
     pool: Callable[[Tensor], Tensor]
+    weights: Sequence[float] | None = None
 
     def __call__(self, rows: Any) -> pd.DataFrame:
         """Predict raw rows: see :meth:`counting`."""
@@ -67,7 +72,9 @@ class Predictor:
             a frame of N rows: the columns of :func:`zoo.terms.columns`, and ``uncertainty``: the
             entropy of the predicted distribution in nats, for labels the sum over them; for values
             of several members their standard deviation, in the user's unit (per target, as
-            ``std_NAME``, where there are several).  And how many cells of which column.
+            ``std_NAME``, where there are several).  Of classes and labels that several members
+            predict also ``disagreement``: what :func:`ensemble.uncertainty.mutual_information`
+            gives.  And how many cells of which column.
 
         Raises:
             DataError: a column is missing, a cell cannot be read, or a shape differs.
@@ -75,7 +82,8 @@ class Predictor:
         outputs_K, gaps = self.outputs(rows)
         predicted = self.pool(outputs_K)
         target = self.run.preprocessing["target"]
-        told = terms.columns(target, predicted) | _uncertainty(target, predicted, outputs_K)
+        told = terms.columns(target, predicted)
+        told |= _uncertainty(target, predicted, outputs_K, self.weights)
         index = rows.index if isinstance(rows, pd.DataFrame) else None
         return pd.DataFrame(told, index=index), gaps
 
@@ -97,10 +105,9 @@ def predictor(registry: Registry, run: Run) -> Predictor:
     >>> list(predict(rows).columns)
     ['prediction', 'p_setosa', 'p_versicolor', 'p_virginica', 'uncertainty']
     """
-    pool = Pooling([run], mean, {})
+    members, pool = [run], pooling(partial(pooled, mean, task=run.task), {})
     if run.kind == "predictions":
-        pool = pooling_of(run, registry.by_id(run.parents))
-    members = pool.members
+        members, pool = members_of(registry, run), pool_of(run)
     for member in members:
         refuse_unknown_data(member)
         check_usable(member)
@@ -116,16 +123,21 @@ def predictor(registry: Registry, run: Run) -> Predictor:
 
     def outputs(rows: Any) -> tuple[Tensor, Gaps]:
         found: dict[str, Tensor] = {}
+        ours = names(run.preprocessing)
         most: Gaps = Counter()
         for group, forward in parts:
             x_N, gaps = apply_counting(group[0].preprocessing, rows)
-            found |= dict(zip((one.id for one in group), forward(x_N), strict=True))
+            outputs_K = forward(x_N)
+            check_finite(outputs_K, [one.label for one in group])
+            outputs_K = reordered(outputs_K, names(group[0].preprocessing), ours)
+            found |= dict(zip((one.id for one in group), outputs_K, strict=True))
             most |= gaps
         return torch.stack([found[member.id] for member in members]), most
 
     check_usable(run)
-    together = partial(pooled, pool.function, task=run.task, **pool.arguments)
-    return Predictor(run, members, outputs, together)
+    weights = weights_in(run) if run.kind == "predictions" else None
+    everyone = range(len(members))
+    return Predictor(run, members, outputs, lambda told_K: pool(told_K, everyone), weights)
 
 
 def predict_file(
@@ -193,25 +205,28 @@ def _forward(registry: Registry, runs: Sequence[Run]) -> Callable[[Tensor], Tens
     modules = []
     for run in runs:
         module = models.build(model.name, completed(model, fitted), shape, count, run.seed or 0)
-        models.restore(module, registry.load(run.id, "merged" if run.kind == "weights" else "best"))
+        models.restore(module, weights_of(registry, run))
         modules.append(module)
     outputs = Inference(modules)
     return lambda x_N: terms.predictions(target, outputs(x_N))
 
 
-def _uncertainty(target: Mapping[str, Any], predicted: Tensor, outputs_K: Tensor) -> dict[str, Any]:
-    if target["task"] == "classification":
-        log_NC = predicted.double().log_softmax(dim=1)
-        return {"uncertainty": -(log_NC.exp() * log_NC).sum(1).numpy()}
-    if target["task"] == "multilabel":
-        odds_NL = predicted.double()
-        share_NL = odds_NL.sigmoid()
-        entropy_NL = share_NL * softplus(-odds_NL) + (1 - share_NL) * softplus(odds_NL)
-        return {"uncertainty": entropy_NL.sum(1).numpy()}
-    if len(outputs_K) == 1:
+def _uncertainty(
+    target: Mapping[str, Any],
+    predicted: Tensor,
+    outputs_K: Tensor,
+    weights: Sequence[float] | None,
+) -> dict[str, Any]:
+    task, alone = target["task"], len(outputs_K) == 1
+    if task != "regression":
+        told = {"uncertainty": entropy(predicted, task).numpy()}
+        if not alone:
+            told["disagreement"] = mutual_information(outputs_K, task, weights).numpy()
+        return told
+    if alone:
         return {}
     names = target["names"]
-    std_NT = outputs_K.std(0, correction=1).reshape(-1, len(names)).numpy()
+    std_NT = spread(outputs_K, weights).reshape(-1, len(names)).numpy()
     if len(names) == 1:
         return {"uncertainty": std_NT[:, 0]}
     return {f"std_{name}": std_N for name, std_N in zip(names, std_NT.T, strict=True)}

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from ensemble.catalogue import Method, Mode, methods
 from ensemble.comparison import Comparison, Row
 from ensemble.ladder import Ladder
+from ensemble.pool_text import pool_json, pool_lines
 from ensemble.products import Product
 from zoo.render import Format, describe, render, to_json
 
@@ -19,8 +20,11 @@ OWN_ROWS = """\
 val: of each single on its own validation rows; of several on all of these,
      each row predicted by those that did not train on it"""
 NEEDED = """\
-needs: found from the models and their data; --set weights=[2,1,1] and
-       --set base=REF give other ones.  Options: --set KEY=VALUE"""
+needs: found from the models and their data; --set weights=[2,1,1],
+       --set base=REF and --set metric=nll (for a score) give other ones.
+options: --set KEY=VALUE; and around every method of predictions
+       --set calibration=temperature|vector|isotonic; and of either mode
+       --set snapshots=epoch|top, which pools checkpoints of each run"""
 METHOD_COLUMNS = ("mode", "method", "needs", "options", "ordered", "summary", "paper")
 SHOWN = {  # figures that have a column in the table; the other formats have all
     "classification": ("nll", "brier", "ece"),
@@ -91,7 +95,8 @@ def product_text(product: Product, form: Format) -> str:
             "best": product.ladder.best.name,
             "notes": list(product.ladder.notes),
         }
-        return to_json({**row, "preflight": measured, "ladder": climbed})
+        told = {**row, "preflight": measured, "ladder": climbed, "pooled": pool_json(product)}
+        return to_json(told)
     shown = {
         "product": product.run.name,
         "used": f"{len(product.used)} of {len(product.members)}",
@@ -130,6 +135,8 @@ def _advice(product: Product) -> list[str]:
     """Tell in sentences what the preflight found and what the method made of it."""
     if product.ladder is not None:
         return _climbed(product, product.ladder)
+    if product.pooled is not None:
+        return pool_lines(product, product.pooled)
     if product.flight is None:
         return []
     lines = [textwrap.fill(product.flight.sentence, 80)]

@@ -24,6 +24,7 @@ from zoo.registry.checking import check_usable
 
 JUNK = (None, True, "x", -1, 0, 0.5, float("inf"), [], {}, [[]], ["x"], {"x": 1})
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+READ = ("data", "model", "method", "arguments", "used", "checkpoints")
 KINDS = ("numbers", "classes", "images", "pool")
 
 
@@ -117,7 +118,7 @@ def test_whatever_prepares_rows_they_are_prepared_or_it_is_refused(zoo, kind, dr
 def test_whatever_settings_say_a_model_is_built_or_they_are_refused(zoo, kind, draw):
     folder, registry, runs, rows = zoo
     run = runs[kind]
-    config = {key: run.config[key] for key in ("data", "model", "method") if key in run.config}
+    config = {key: run.config[key] for key in READ if key in run.config}
     path = draw.draw(st.sampled_from(list(places(config))))
     told = altered(run.config, path, draw.draw(st.sampled_from(JUNK)),
                    gone=draw.draw(st.booleans()))  # fmt: skip

@@ -9,17 +9,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
+from sklearn.datasets import load_iris
+from sklearn.ensemble import VotingClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.tree import DecisionTreeClassifier
 from torch import Tensor
 
 from ensemble import catalogue, predictions
 from ensemble.errors import EmptyError, EnsembleError, NonFiniteError, OptionError
-from ensemble.predictions import geometric, mean, median, tasks, vote, weighted
+from ensemble.predictions import geometric, mean, median, tasks, trimmed_mean, vote, weighted
 from ensemble.scores import nll
 
 Pool = Callable[..., Tensor]
 POOLS = {
     name: catalogue.find("predictions", name)
-    for name in ("mean", "weighted", "geometric", "vote", "median")
+    for name in ("mean", "weighted", "geometric", "vote", "median", "trimmed-mean")
 }
 PAIRS = [
     pytest.param(method, task, id=f"{name} {task}")
@@ -48,7 +53,8 @@ def test_the_catalogue_knows_every_method_its_needs_and_its_tasks() -> None:
         "weighted": (("weights",), ("classification", "multilabel", "regression")),
         "geometric": ((), ("classification", "multilabel")),
         "vote": ((), ("classification", "multilabel")),
-        "median": ((), ("regression",)),
+        "median": ((), ("classification", "multilabel", "regression")),
+        "trimmed-mean": ((), ("classification", "multilabel", "regression")),
     }
 
 
@@ -103,7 +109,7 @@ def test_the_members_order_does_not_matter(
 
 @settings(max_examples=25, deadline=None)
 @given(shift=st.floats(-1e4, 1e4), seed=st.integers(0, 2**16))
-@pytest.mark.parametrize("pool", [mean, geometric, vote])
+@pytest.mark.parametrize("pool", [mean, geometric, vote, median, trimmed_mean])
 def test_a_constant_added_to_a_members_logits_changes_nothing(
     pool: Pool, shift: float, seed: int
 ) -> None:
@@ -174,6 +180,67 @@ def test_median_agrees_with_numpy_and_ignores_an_outlier() -> None:
     assert median(values_KN).item() == 2.0
 
 
+@pytest.mark.parametrize("trim", [0.0, 0.2, 0.29, 0.49])
+@pytest.mark.parametrize("count", [1, 3, 5, 10])
+def test_trimmed_means_agree_with_scipy(trim: float, count: int) -> None:
+    values_KN, logits_KNC = members("regression", count), members("classification", count)
+    expected = stats.trim_mean(values_KN.numpy(), trim, axis=0)
+    np.testing.assert_allclose(trimmed_mean(values_KN, trim=trim).numpy(), expected)
+    shares = stats.trim_mean(special.softmax(logits_KNC.numpy(), axis=-1), trim, axis=0)
+    shares /= shares.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(trimmed_mean(logits_KNC, trim=trim).exp().numpy(), shares)
+
+
+def test_medians_of_probabilities_are_taken_class_by_class() -> None:
+    for count in (4, 5):
+        logits_KNC = members("classification", count=count)
+        shares = np.median(special.softmax(logits_KNC.numpy(), axis=-1), axis=0)
+        shares /= shares.sum(axis=-1, keepdims=True)
+        np.testing.assert_allclose(median(logits_KNC).exp().numpy(), shares)
+    apart_KNC = torch.diag(torch.full((3,), 500.0))[:, None]  # each is sure of another class
+    torch.testing.assert_close(median(apart_KNC).exp(), torch.full((1, 3), 1 / 3))
+
+
+@pytest.mark.parametrize("trim", [-0.1, 0.5, math.nan])
+def test_a_share_to_trim_that_leaves_nothing_is_refused(trim: float) -> None:
+    with pytest.raises(OptionError, match=r"trim must be at least 0 and below 0\.5"):
+        trimmed_mean(members("regression"), trim=trim)
+
+
+def test_soft_and_hard_votes_are_those_of_scikit_learn() -> None:
+    x, y = load_iris(return_X_y=True)
+    fitted = VotingClassifier(
+        [
+            ("near", KNeighborsClassifier(3)),
+            ("bayes", GaussianNB()),
+            ("tree", DecisionTreeClassifier(max_depth=1)),
+        ]
+    ).fit(x[::2], y[::2])
+    shares = np.stack([one.predict_proba(x) for one in fitted.estimators_])
+    logits_KNC = torch.from_numpy(shares).clamp_min(1e-300).log()
+    soft = fitted.set_params(voting="soft").predict_proba(x)
+    np.testing.assert_allclose(mean(logits_KNC).exp().numpy(), soft, atol=1e-12)
+    decided = fitted.set_params(voting="hard").predict(x)
+    untied = np.array([len(set(row)) < 3 for row in fitted.transform(x).astype(int)])
+    assert untied.sum() > 100
+    np.testing.assert_array_equal(vote(logits_KNC).argmax(1).numpy()[untied], decided[untied])
+
+
+@pytest.mark.parametrize(("method", "task"), PAIRS)
+def test_many_rows_are_pooled_in_portions_to_the_same(
+    method: catalogue.Method, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs_K = members(task, rows=100)
+    weights = {"weights": [1.0, 2.0, 3.0, 4.0, 5.0]} if method.needs else {}
+    whole = predictions.pooled(method.function, outputs_K, task, **weights)
+    monkeypatch.setattr(predictions, "PORTION", 7 * outputs_K[:, :1].numel())
+    apart = predictions.pooled(method.function, outputs_K, task, **weights)
+    torch.testing.assert_close(apart, whole, rtol=1e-12, atol=1e-12)
+    outputs_K[2, 50:] = math.nan
+    with pytest.raises(NonFiniteError, match=r"member #2 in 50 of 100 rows, first in row 50"):
+        predictions.pooled(method.function, outputs_K, task, **weights)
+
+
 @pytest.mark.parametrize("pool", [mean, geometric])
 def test_pooling_never_costs_more_nll_than_the_members_on_average(pool: Pool) -> None:
     """Jensen: -log is convex, and a normalised geometric mean exceeds the unnormalised one."""
@@ -212,11 +279,10 @@ def test_no_members_or_no_rows_are_refused(
         pooled(method, members(task).narrow(missing, 0, 0))
 
 
-@pytest.mark.parametrize("pool", [geometric, vote, median])
+@pytest.mark.parametrize("pool", [geometric, vote])
 def test_members_of_the_other_task_are_refused(pool: Pool) -> None:
-    other = "regression" if pool is not median else "classification"
     with pytest.raises(EnsembleError, match=r"this method pools .* however: \(5, 40"):
-        pool(members(other))
+        pool(members("regression"))
 
 
 @pytest.mark.parametrize("pool", [mean, geometric, vote])

@@ -220,12 +220,12 @@ def _refuse_no_values(name: str, rows: int) -> None:
 
 def _refuse_taken(names: tuple[str, ...], prefix: str) -> None:
     """Refuse names under which predictions have another column (see :mod:`zoo.terms`)."""
-    taken = {f"{prefix}{name}" for name in names} | {"file", "uncertainty"}
+    taken = {f"{prefix}{name}" for name in names} | {"file", "uncertainty", "disagreement"}
     for name in names:
         if name in taken:
             raise DataError(
-                f"predictions are columns called as the targets, besides {prefix}TARGET, file and "
-                f"uncertainty, however {name!r} would then come twice; rename it"
+                f"predictions are columns called as the targets, besides {prefix}TARGET, file, "
+                f"uncertainty and disagreement, however {name!r} would then come twice; rename it"
             )
 
 

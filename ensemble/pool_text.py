@@ -1,0 +1,56 @@
+"""What `ensemble` prints of what it fitted to pool predictions."""
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from zoo.render import render
+
+if TYPE_CHECKING:
+    from ensemble.pools import Pooled
+    from ensemble.products import Product
+
+NAMED = 20  # members whose weights are told
+CROSS_FITTED = """\
+val{also}: cross-fitted, each fifth of the rows by what the
+other four give; the product is fitted on all of them"""
+
+
+def pool_json(product: "Product") -> dict[str, Any] | None:
+    """Return what was fitted, for machines; None where nothing was."""
+    made = product.pooled
+    if made is None or (made.found is None and made.calibration is None):
+        return None
+    return {
+        "found": made.found,
+        "calibration": made.calibration,
+        "before": made.before,
+        "after": made.after,
+    }
+
+
+def pool_lines(product: "Product", made: "Pooled") -> list[str]:
+    """Tell the weights, and what a calibration changed."""
+    lines = []
+    if made.found is not None and "weights" in made.found:
+        lines.append(_weights(product, made.found["weights"]))
+    if made.calibration is not None and made.before and made.after:
+        rows = [{"calibration": "before"}, {"calibration": _called(made.calibration)}]
+        for row, figures in zip(rows, (made.before, made.after), strict=True):
+            row |= {name: f"{figure:.4f}" for name, figure in figures.items()}
+        lines.append(render(rows, list(rows[0]), "table"))
+    if made.found is not None or made.calibration is not None:
+        also = ", before and after" if made.calibration else ""
+        lines.append(CROSS_FITTED.format(also=also))
+    return lines
+
+
+def _weights(product: "Product", weights: list[float]) -> str:
+    pairs = sorted(zip(weights, product.used, strict=True), key=lambda pair: -pair[0])
+    told = [f"{run.label.partition('/')[2] or run.label} {weight:.2f}" for weight, run in pairs]
+    more = [f"and {len(told) - NAMED} more"] if len(told) > NAMED else []
+    return textwrap.fill(f"weights: {', '.join([*told[:NAMED], *more])}", 80)
+
+
+def _called(calibration: Any) -> str:
+    temperature = calibration.get("temperature")
+    return str(calibration["kind"]) if temperature is None else f"temperature {temperature:.3f}"
