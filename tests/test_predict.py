@@ -101,6 +101,7 @@ def test_classes_have_names_probabilities_and_an_entropy(folder):
         "p_versicolor",
         "p_virginica",
         "uncertainty",
+        "disagreement",
     ]
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-6)
     names = np.array(["setosa", "versicolor", "virginica"])
