@@ -35,6 +35,7 @@ from zoo.registry.records import digest
 
 FOLDS = 5
 TIMINGS = 30
+LOSS = "loss"
 NOT_LEARNT = ("name", "seed", "init")  # settings in which members of one learner may differ
 SHOWN = ("nll", "brier", "ece")  # before and after a calibration
 
@@ -91,7 +92,8 @@ def pool(
         members: finished runs.
         method: of the catalogue.
         arguments: its options, and weights if it needs them.
-        metric: what a selection goes by; by default that by which members are ranked.
+        metric: what a selection goes by: ``loss``, or a metric of the task; by default what
+            stopped the training (``stop.metric``).
         calibration: ``temperature``, ``vector`` or ``isotonic``; by default none.
 
     Raises:
@@ -275,8 +277,7 @@ def _fitted(
     """Pool by a method that looks at the targets first."""
     task = table.data.task
     seen = evidence(table, members)
-    ranked = table.metric if metric is None else metrics.find(task, str(metric))
-    sign = 1 if ranked.direction == "max" else -1
+    worth = _worth(table, members, metric)
     learners = [
         [run for run, of in zip(members, seen.learner_K, strict=True) if of == g]
         for g in range(len(seen.outputs_G))
@@ -288,7 +289,7 @@ def _fitted(
         supply: dict[str, Any] = {
             "task": task,
             "labels": here,
-            "score": lambda predictions: sign * ranked(predictions, here),
+            "score": lambda predictions: worth(predictions, here),
             "loss": lambda predictions: table.loss(predictions, here),
             "cost": cost,
         }
@@ -297,6 +298,16 @@ def _fitted(
         return found, pooled(_applied(method), seen.outputs_G, task, **found)
 
     return _Trial(fit, seen.targets, seen.learner_K)
+
+
+def _worth(table: Bench, members: Sequence[Run], metric: Any) -> Callable[[Tensor, Tensor], float]:
+    """Return what a selection goes by, the higher the better."""
+    name = members[0].config.get("stop", {}).get("metric", LOSS) if metric is None else str(metric)
+    if name == LOSS:
+        return lambda predictions, targets: -table.loss(predictions, targets)
+    found = metrics.find(table.data.task, name)
+    sign = 1 if found.direction == "max" else -1
+    return lambda predictions, targets: sign * found(predictions, targets)
 
 
 def _applied(method: Method) -> Callable[..., Tensor]:

@@ -81,9 +81,10 @@ def combine(
         options: the method's, and ``weights`` where it needs them: one number per member, by
             default the inverse of its validation loss (Bates & Granger 1969 for squared errors);
             ``base``, a reference to the run that all started from, by default what their settings
-            tell; ``metric``, what a selection goes by; of predictions also ``calibration``, one of
-            :data:`ensemble.calibration.KINDS`; and ``snapshots``, which checkpoints of the runs
-            are the members (:func:`ensemble.snapshots.snapshots`).
+            tell; ``metric``, what a selection goes by, by default what stopped the training; of
+            predictions also ``calibration``, one of :data:`ensemble.calibration.KINDS`; and
+            ``snapshots``, which checkpoints of the runs are the members
+            (:func:`ensemble.snapshots.snapshots`).
         name: the product's, by default the members' with mode and method.
         frame: the table that the members learnt from, where it was not a file.
 

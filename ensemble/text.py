@@ -21,7 +21,7 @@ val: of each single on its own validation rows; of several on all of these,
      each row predicted by those that did not train on it"""
 NEEDED = """\
 needs: found from the models and their data; --set weights=[2,1,1],
-       --set base=REF and --set metric=nll (for a score) give other ones.
+       --set base=REF and --set metric=roc_auc (for a score) give other ones.
 options: --set KEY=VALUE; and around every method of predictions
        --set calibration=temperature|vector|isotonic; and of either mode
        --set snapshots=epoch|top, which pools checkpoints of each run"""

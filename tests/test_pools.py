@@ -201,6 +201,18 @@ def test_a_selection_goes_by_the_metric_asked_for(registry):
         assert product.run.config["arguments"]["metric"] == metric
 
 
+def test_a_selection_goes_by_what_stopped_the_training(registry, folder):
+    data = {"ref": str(folder / "kind.csv"), "target": "kind"}
+    stopped = train(registry, data, "stopped", seeds=4, stop={"metric": "accuracy"})
+    for runs, metric in ((registry.runs(["kind/kind=single"]), "loss"), (stopped, "accuracy")):
+        found = [
+            combine(registry, runs, "predictions", method="greedy", options=options).run.config
+            for options in ({}, {"metric": metric})
+        ]
+        assert found[0]["found"] == found[1]["found"]
+        assert found[0]["arguments"].get("metric") is None
+
+
 def test_a_budget_is_measured_and_kept(registry):
     runs = registry.runs(["kind/kind=single"])
     options = {"members": 2, "ms": 500.0, "batch": 16}

@@ -88,6 +88,7 @@ def test_times_that_microseconds_cannot_count_are_refused(unit, tmp_path):
         ({"a": [0, 1], "p_a": [0, 1, 1]}, ("a", "p_a")),
         ({"uncertainty": [0, 1], "b": [0, 1, 1]}, ("uncertainty", "b")),
         ({"t": ["uncertainty", "b", "b;uncertainty"]}, "t"),
+        ({"t": ["disagreement", "b", "b;disagreement"]}, "t"),
         ({"x": [0.5, 1, 2], "std_x": [0.5, 3]}, ("x", "std_x")),
     ],
 )
