@@ -41,10 +41,13 @@ def verify(registry: str, blobs: str, form: Any) -> None:
     with Registry(registry, blobs, create=False) as opened:
         found = verify_all(opened)
     told = f"{found.runs} runs and {found.files} files, {found.size:,} bytes, were checked"
-    if found.faults or form != "table":
+    if form != "table":
         echo(render([{"fault": fault} for fault in found.faults], ["fault"], form))
+    for fault in found.faults if form == "table" else ():
+        echo(fault)
     if found.faults:
-        raise IntegrityError(f"{told}: {len(found.faults)} faults were found")
+        count = len(found.faults)
+        raise IntegrityError(f"{told}: {count} {'faults were' if count > 1 else 'fault was'} found")
     echo(f"{told}: all sound", err=True)
 
 

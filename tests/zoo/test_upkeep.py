@@ -91,6 +91,7 @@ def test_everything_damaged_is_found_and_named(zoo):
     assert done.exit_code == 4
     assert len(done.stdout.splitlines()) == 5
     assert "4 faults were found" in done.stderr
+    assert call(zoo, "verify").stdout.splitlines() == faults  # a line each, whatever the width
 
 
 def test_a_damaged_catalogue_is_found_set_aside_and_made_anew(zoo):
