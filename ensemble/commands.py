@@ -63,24 +63,55 @@ def ensemble(
     echo(product_text(product, form))
 
 
-@click.command()
+@click.command(short_help="Compare ensembles with the best single model.")
 @refs_argument
-@click.option("--metric", metavar="M", help="What to compare by; accuracy or rmse by default.")
+@click.option(
+    "--metric",
+    "metrics",
+    metavar="M",
+    multiple=True,
+    help="What to compare by, accuracy or rmse by default; may be repeated, the first decides.",
+)
+@click.option(
+    "--equal-compute",
+    is_flag=True,
+    help="Train one model as long as all together, and compare it too.",
+)
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write a report with figures too, one file that needs no network.",
+)
 @trust_option
 @places
 @format_option
-def compare(refs: Sequence[str], metric: str | None, registry: str, blobs: str, form: Any) -> None:
+def compare(
+    refs: Sequence[str],
+    metrics: Sequence[str],
+    equal_compute: bool,
+    html: Path | None,
+    registry: str,
+    blobs: str,
+    form: Any,
+) -> None:
     """Compare ensembles with the best single model on the test rows.
 
     Without REFs: the models of the latest train-many and all that was made of them.
     """
     from ensemble.comparison import compare as compare_runs
     from ensemble.members import candidates
-    from ensemble.text import comparison_text
+    from ensemble.scoreboard import comparison_text
     from zoo.registry import Registry
 
     with Registry(registry, blobs, create=False) as opened:
-        comparison = compare_runs(opened, candidates(opened, refs), metric=metric)
+        runs = candidates(opened, refs)
+        comparison = compare_runs(opened, runs, metric=metrics, equal_compute=equal_compute)
+        if html:
+            from ensemble.report import write
+
+            write(html, opened, comparison)
+            echo(f"report: {html}", err=True)
     width = shutil.get_terminal_size().columns
     echo(comparison_text(comparison, form, width))
 

@@ -100,12 +100,13 @@ def paired_bootstrap(
     generator = torch.Generator().manual_seed(seed)
     count = a_N.shape[0]
     group_N = torch.randperm(count, generator=generator) % min(count, GROUPS)
-    deltas = _resampled(a_N, b_N, finish, group_N, samples, generator)
-    tail = _tail(level, count)
-    ends_2 = torch.quantile(deltas, torch.tensor([tail, 1 - tail], dtype=torch.float64))
+    deltas_S = _resampled(a_N, b_N, finish, group_N, samples, generator)
     # An end at zero is zero: rounding must not make a difference of it.
-    scale = finish(a_N.mean()).abs() + finish(b_N.mean()).abs()
-    low, high = ends_2.where(ends_2.abs() > ROUNDING * scale, 0.0).tolist()
+    rounding = ROUNDING * float(finish(a_N.mean()).abs() + finish(b_N.mean()).abs())
+    excess_S = (deltas_S - delta).where((deltas_S - delta).abs() > rounding, 0.0)
+    left_out_G = _left_out(a_N, b_N, finish, group_N)
+    ends_2 = torch.quantile(deltas_S, _corrected(_expanded(level, count), excess_S, left_out_G))
+    low, high = ends_2.where(ends_2.abs() > rounding, 0.0).tolist()
     return Interval(delta, low, high, _flipped(a_N - b_N, group_N, samples, generator))
 
 
@@ -132,37 +133,93 @@ def weighted_bootstrap(
     >>> f"{delta:+.2f} [{low:+.2f}, {high:+.2f}]", p_value < 0.01
     ('+0.10 [+0.05, +0.16]', True)
     """
+    once_1N = torch.ones(1, count, dtype=torch.float64)
+    whole_a, whole_b = (float(figure(once_1N)) for figure in (figure_a, figure_b))
+    deltas_S = resampled_figures(
+        lambda weight_SN: figure_a(weight_SN) - figure_b(weight_SN),
+        count,
+        samples=samples,
+        seed=seed,
+    )
+    return interval_of(whole_a - whole_b, deltas_S, count, level=level)
+
+
+def resampled_means(rows_N: Tensor, *, samples: int = 2_000, seed: int = 0) -> Tensor:
+    """Return the means of resampled rows, float64 (samples,).
+
+    Rows of as many others that are resampled by the same seed are drawn alike, so that differences
+    of their means are paired.
+
+    Raises :class:`EmptyError` if there is no row, :class:`OptionError` if there is no sample.
+
+    >>> rows = torch.arange(100.0)
+    >>> bool(resampled_means(rows).add(1).allclose(resampled_means(rows + 1)))
+    True
+    """
+    group_N, drawn = _draws(len(rows_N), samples, seed, lambda groups: DRAWS // groups)
+    mean = rows_N.double().mean()
+    # Rows are centred, so that groups of unequal size add no noise of their own.
+    centred_G = _grouped(rows_N.double() - mean, group_N) / len(rows_N)
+    return torch.cat([mean + weight_SG @ centred_G for weight_SG in drawn])
+
+
+def resampled_figures(
+    figure: Callable[[Tensor], Tensor], count: int, *, samples: int = 2_000, seed: int = 0
+) -> Tensor:
+    """Return a figure of resampled rows, (samples,), as :func:`resampled_means` does."""
+    group_N, drawn = _draws(count, samples, seed, lambda groups: WEIGHTS // count)
+    return torch.cat([figure(weight_SG[:, group_N]) for weight_SG in drawn])
+
+
+def interval_of(delta: float, deltas_S: Tensor, count: int, *, level: float = 0.95) -> Interval:
+    """Return the percentile interval and the p-value that go with resampled differences.
+
+    Resamples that are undefined are left out; where that is half of them or more, or the difference
+    itself is undefined, the interval is nan.
+
+    Args:
+        delta: the difference of all rows.
+        deltas_S: those of resamples.
+        count: how many rows there are.
+        level: of the interval.
+
+    Raises :class:`OptionError` for a level out of range.
+    """
+    if not 0 < level < 1:
+        raise OptionError(f"0 < level < 1 is needed, however: {level}")
+    known_S = deltas_S[deltas_S.isfinite()].double()
+    if not math.isfinite(delta) or 2 * len(known_S) <= len(deltas_S):
+        return Interval(delta, math.nan, math.nan, math.nan)
+    scale = known_S.abs().max().clamp(min=abs(delta))
+    known_S = known_S.where(known_S.abs() > ROUNDING * scale, 0.0)
+    tail = float(ndtr(torch.tensor(_expanded(level, count), dtype=torch.float64)))
+    low, high = torch.quantile(known_S, torch.tensor([tail, 1 - tail]).double()).tolist()
+    rarer = min(int((known_S <= 0).sum()), int((known_S >= 0).sum()))
+    return Interval(delta, low, high, min(1.0, 2 * (1 + rarer) / (1 + len(known_S))))
+
+
+def _draws(
+    count: int, samples: int, seed: int, at_once: Callable[[int], int]
+) -> tuple[Tensor, Iterator[Tensor]]:
+    """The group of each row, and how often resamples drew each group, some resamples at a time."""
     if count == 0:
         raise EmptyError("a paired comparison needs at least one row, however: there is none")
-    if samples < 1 or not 0 < level < 1:
-        raise OptionError(
-            f"samples >= 1 and 0 < level < 1 are needed, however: {samples} and {level}"
-        )
-    once_1N = torch.ones(1, count, dtype=torch.float64)
-    whole_a, whole_b = float(figure_a(once_1N)), float(figure_b(once_1N))
-    delta = whole_a - whole_b
+    if samples < 1:
+        raise OptionError(f"samples >= 1 is needed, however: {samples}")
     generator = torch.Generator().manual_seed(seed)
     group_N = torch.randperm(count, generator=generator) % min(count, GROUPS)
-    groups, deltas = min(count, GROUPS), []
-    for size in _chunks(samples, count, WEIGHTS):
-        drawn_SG = torch.randint(groups, (size, groups), generator=generator)
-        ones_SG = torch.ones(size, groups, dtype=torch.float64)
-        weight_SG = torch.zeros(size, groups, dtype=torch.float64).scatter_add_(
-            1, drawn_SG, ones_SG
-        )
-        weight_SN = weight_SG[:, group_N]
-        deltas.append(figure_a(weight_SN) - figure_b(weight_SN))
-    deltas_S = torch.cat(deltas)
-    deltas_S = deltas_S[deltas_S.isfinite()]
-    if not math.isfinite(delta) or 2 * len(deltas_S) <= samples:
-        return Interval(delta, math.nan, math.nan, math.nan)
-    deltas_S = deltas_S.where(deltas_S.abs() > ROUNDING * (abs(whole_a) + abs(whole_b)), 0.0)
-    tail = _tail(level, count)
-    low, high = torch.quantile(
-        deltas_S, torch.tensor([tail, 1 - tail], dtype=torch.float64)
-    ).tolist()
-    rarer = min(int((deltas_S <= 0).sum()), int((deltas_S >= 0).sum()))
-    return Interval(delta, low, high, min(1.0, 2 * (1 + rarer) / (1 + len(deltas_S))))
+    groups = min(count, GROUPS)
+
+    def drawn() -> Iterator[Tensor]:
+        size = max(1, at_once(groups))
+        for start in range(0, samples, size):
+            drawn_SG = torch.randint(
+                groups, (min(size, samples - start), groups), generator=generator
+            )
+            once_SG = torch.ones(drawn_SG.shape, dtype=torch.float64)
+            yield torch.zeros_like(once_SG).scatter_add_(1, drawn_SG, once_SG)
+
+    return group_N, drawn()
 
 
 def _resampled(
@@ -221,13 +278,41 @@ def _chunks(samples: int, rows: int, most: int) -> Iterator[int]:
         yield min(size, samples - start)
 
 
-def _tail(level: float, count: int) -> float:
-    """The expanded lower percentile; Student's quantile by its expansion in 1/nu."""
+def _left_out(
+    a_N: Tensor, b_N: Tensor, finish: Callable[[Tensor], Tensor], group_N: Tensor
+) -> Tensor:
+    """Delta without each group in turn, (G,): the jackknife."""
+    rows_N2 = torch.stack([a_N, b_N], dim=1)
+    left_G = (len(a_N) - _grouped(torch.ones_like(a_N), group_N)).clamp(min=1)
+    rest_G2 = (rows_N2.sum(dim=0) - _grouped(rows_N2, group_N)) / left_G[:, None]
+    lowest_2 = rows_N2.min(dim=0).values  # keeps rounding out of the square root's domain
+    a_G, b_G = rest_G2.maximum(lowest_2).unbind(dim=1)
+    return finish(a_G) - finish(b_G)
+
+
+def _corrected(z: float, excess_S: Tensor, left_out_G: Tensor) -> Tensor:
+    """The percentiles of the lower and the upper end, corrected for bias and acceleration.
+
+    ``excess_S`` is by how much resamples lie above the delta of all rows.
+    """
+    if math.isinf(z):
+        return torch.tensor([0.0, 1.0], dtype=torch.float64)
+    below = (1 - excess_S.sign().mean()) / 2  # those at it count half
+    bias = ndtri(below.clamp(0.5 / len(excess_S), 1 - 0.5 / len(excess_S)))
+    pulls_G = left_out_G.mean() - left_out_G
+    spread = pulls_G.square().sum()
+    acceleration = pulls_G.pow(3).sum() / (6 * spread.pow(1.5)) if spread > 0 else spread
+    reach_2 = bias + torch.tensor([z, -z], dtype=torch.float64)
+    return ndtr(bias + reach_2 / (1 - acceleration * reach_2).clamp(min=1e-3))
+
+
+def _expanded(level: float, count: int) -> float:
+    """The normal quantile of the expanded lower percentile; Student's by its expansion in 1/nu."""
     if count < 3:
-        return 0.0
+        return -math.inf
     z = float(ndtri(torch.tensor((1 - level) / 2, dtype=torch.float64)))
     nu = count - 1
     student = (
         z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
     )  # Abramowitz & Stegun 1964, 26.7.5
-    return float(ndtr(torch.tensor(student * math.sqrt(count / nu), dtype=torch.float64)))
+    return student * math.sqrt(count / nu)
