@@ -102,11 +102,15 @@ def compare(
     from ensemble.comparison import compare as compare_runs
     from ensemble.members import candidates
     from ensemble.scoreboard import comparison_text
+    from zoo.progress import Progress
     from zoo.registry import Registry
 
     with Registry(registry, blobs, create=False) as opened:
         runs = candidates(opened, refs)
-        comparison = compare_runs(opened, runs, metric=metrics, equal_compute=equal_compute)
+        with Progress() as watch:
+            comparison = compare_runs(
+                opened, runs, metric=metrics, equal_compute=equal_compute, watch=watch
+            )
         if html:
             from ensemble.report import write
 

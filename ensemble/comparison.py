@@ -6,7 +6,7 @@ chosen on the validation rows; the test rows serve to report, once, and select n
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from ensemble.standings import Comparison, Row
 from ensemble.statistics import Interval, interval_of
 from ensemble.verdicts import verdict
 from zoo.registry import Registry
+from zoo.training import Event
 
 SAME = Interval(0.0, 0.0, 0.0, 1.0)
 
@@ -35,6 +36,7 @@ def compare(
     metric: str | Sequence[str] | None = None,
     equal_compute: bool = False,
     frame: Any = None,
+    watch: Callable[[Event], None] = lambda event: None,
 ) -> Comparison:
     """Compare single models and what was made of them.
 
@@ -46,6 +48,7 @@ def compare(
         equal_compute: train one model for as many epochs as all single models took together (see
             :func:`ensemble.longer.train_longer`), unless it is there already.
         frame: the table that the runs learnt from, where it was not a file.
+        watch: is told what happens where a model is trained.
 
     Raises:
         EnsembleError: where the runs do not share their data, or there is no single model, or one
@@ -62,7 +65,7 @@ def compare(
     first = min(range(len(alone)), key=lambda k: (worth(crowd.val[k][0], metrics[0]), crowd.loss[k]))
     base, targets = alone[first].predictions("test"), table.targets("test")
     if equal_compute:
-        longer = train_longer(registry, alone[first].run, singles, frame=frame)
+        longer = train_longer(registry, alone[first].run, singles, frame=frame, watch=watch)
         if longer.id not in {run.id for run in products}:
             made += entrants(registry, table, [], [longer])[1]
     same = [SAME for _ in metrics]

@@ -62,7 +62,7 @@ def _tables(comparison: Comparison, room: int) -> list[str]:
     shown = [name for name in SHOWN[comparison.task] if name not in comparison.metrics]
     groups.append([{name: figure(row.figures[name]) for name in shown} for row in comparison.rows])
     groups.append([_cost(row) for row in comparison.rows])
-    names, tables = [_name(row, comparison) for row in comparison.rows], []
+    names, tables = [named(row, comparison) for row in comparison.rows], []
     while groups:
         lines = groups.pop(0)
         while groups:
@@ -72,11 +72,11 @@ def _tables(comparison: Comparison, room: int) -> list[str]:
             lines = wider
             groups.pop(0)
         most = max(room - _width(lines) - 2, len("candidate"))
-        named = [
+        whole = [
             {"candidate": shortened(name, most), **line}
             for name, line in zip(names, lines, strict=True)
         ]
-        tables.append(render(named, list(named[0]), "table"))
+        tables.append(render(whole, list(whole[0]), "table"))
     return tables
 
 
@@ -86,7 +86,7 @@ def _width(lines: Sequence[Mapping[str, str]]) -> int:
     return sum(widest) + 2 * (len(widest) - 1)
 
 
-def _name(row: Row, comparison: Comparison) -> str:
+def named(row: Row, comparison: Comparison) -> str:
     """Say who a row is; names are shortened by the zoo that all have in common."""
     if row.name == comparison.baseline:
         return "best single"
