@@ -28,7 +28,8 @@ def figures(data: str, split: int, folder: Path) -> dict[str, tuple[float, float
         combine(registry, runs, "weights")
         combine(registry, runs, "weights", method="uniform")
         comparison = compare(registry, registry.runs())
-    names = {comparison.baseline: "best single", f"mean of {len(runs)} singles": "mean single"}
+    names = {row.name: f"{row.method} single" for row in comparison.rows if row.kind == "baseline"}
+    names[comparison.baseline] = "best single"
     return {
         names.get(row.name, row.name.partition(".")[2]): (row.test, row.figures.get("nll", 0.0))
         for row in comparison.rows

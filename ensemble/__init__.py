@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ensemble.responses import activations
     from ensemble.robust import median, trimmed_mean
     from ensemble.serving import Predictor, predictor
+    from ensemble.significance import holm, mcnemar
     from ensemble.soup import Soup, greedy_soup
     from ensemble.spherical import lerp, multislerp, slerp
     from ensemble.statistics import paired_bootstrap
@@ -73,9 +74,11 @@ __all__ = [
     "functional_loss",
     "gram_matrices",
     "greedy_soup",
+    "holm",
     "lawa",
     "learned_soup",
     "lerp",
+    "mcnemar",
     "median",
     "methods",
     "model_stock",
@@ -123,9 +126,11 @@ _HOMES = {
     "functional_loss": "learned",
     "gram_matrices": "regression",
     "greedy_soup": "soup",
+    "holm": "significance",
     "lawa": "trajectory",
     "learned_soup": "learned",
     "lerp": "spherical",
+    "mcnemar": "significance",
     "median": "robust",
     "methods": "catalogue",
     "model_stock": "stock",

@@ -32,6 +32,7 @@ deviation is 2 %) and the validity of the p-value, and bounds time and memory.
 
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -156,19 +157,20 @@ def resampled_means(rows_N: Tensor, *, samples: int = 2_000, seed: int = 0) -> T
     >>> bool(resampled_means(rows).add(1).allclose(resampled_means(rows + 1)))
     True
     """
-    group_N, drawn = _draws(len(rows_N), samples, seed, lambda groups: DRAWS // groups)
+    group_N, weight_SG = _draws(len(rows_N), samples, seed)
     mean = rows_N.double().mean()
     # Rows are centred, so that groups of unequal size add no noise of their own.
     centred_G = _grouped(rows_N.double() - mean, group_N) / len(rows_N)
-    return torch.cat([mean + weight_SG @ centred_G for weight_SG in drawn])
+    return mean + weight_SG @ centred_G
 
 
 def resampled_figures(
     figure: Callable[[Tensor], Tensor], count: int, *, samples: int = 2_000, seed: int = 0
 ) -> Tensor:
     """Return a figure of resampled rows, (samples,), as :func:`resampled_means` does."""
-    group_N, drawn = _draws(count, samples, seed, lambda groups: WEIGHTS // count)
-    return torch.cat([figure(weight_SG[:, group_N]) for weight_SG in drawn])
+    group_N, weight_SG = _draws(count, samples, seed)
+    some = weight_SG.split(max(1, WEIGHTS // count))
+    return torch.cat([figure(weight_SG[:, group_N]) for weight_SG in some])
 
 
 def interval_of(delta: float, deltas_S: Tensor, count: int, *, level: float = 0.95) -> Interval:
@@ -198,28 +200,23 @@ def interval_of(delta: float, deltas_S: Tensor, count: int, *, level: float = 0.
     return Interval(delta, low, high, min(1.0, 2 * (1 + rarer) / (1 + len(known_S))))
 
 
-def _draws(
-    count: int, samples: int, seed: int, at_once: Callable[[int], int]
-) -> tuple[Tensor, Iterator[Tensor]]:
-    """The group of each row, and how often resamples drew each group, some resamples at a time."""
+def _draws(count: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The group of each row, (N,), and how often resamples drew each group, (S, G)."""
     if count == 0:
         raise EmptyError("a paired comparison needs at least one row, however: there is none")
     if samples < 1:
         raise OptionError(f"samples >= 1 is needed, however: {samples}")
     generator = torch.Generator().manual_seed(seed)
     group_N = torch.randperm(count, generator=generator) % min(count, GROUPS)
-    groups = min(count, GROUPS)
+    return group_N, _drawn(min(count, GROUPS), samples, seed)
 
-    def drawn() -> Iterator[Tensor]:
-        size = max(1, at_once(groups))
-        for start in range(0, samples, size):
-            drawn_SG = torch.randint(
-                groups, (min(size, samples - start), groups), generator=generator
-            )
-            once_SG = torch.ones(drawn_SG.shape, dtype=torch.float64)
-            yield torch.zeros_like(once_SG).scatter_add_(1, drawn_SG, once_SG)
 
-    return group_N, drawn()
+@lru_cache(maxsize=1)  # many models are resampled alike
+def _drawn(groups: int, samples: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    drawn_SG = torch.randint(groups, (samples, groups), generator=generator)
+    once_SG = torch.ones(samples, groups, dtype=torch.float64)
+    return torch.zeros_like(once_SG).scatter_add_(1, drawn_SG, once_SG)
 
 
 def _resampled(

@@ -70,7 +70,7 @@ def test_the_interval_agrees_with_scipy(
         delta,
         paired=True,
         n_resamples=20_000,
-        method="percentile",
+        method="BCa",
         confidence_level=1 - 2 * expanded,
         rng=np.random.default_rng(0),
     )
