@@ -78,6 +78,11 @@ def ensemble(
     help="Train one model as long as all together, and compare it too.",
 )
 @click.option(
+    "--repeated",
+    is_flag=True,
+    help="Compare on each of several splits, and take means over these.",
+)
+@click.option(
     "--html",
     metavar="FILE",
     type=click.Path(path_type=Path),
@@ -90,6 +95,7 @@ def compare(
     refs: Sequence[str],
     metrics: Sequence[str],
     equal_compute: bool,
+    repeated: bool,
     html: Path | None,
     registry: str,
     blobs: str,
@@ -100,24 +106,28 @@ def compare(
     Without REFs: the models of the latest train-many and all that was made of them.
     """
     from ensemble.comparison import compare as compare_runs
+    from ensemble.errors import OptionError
     from ensemble.members import candidates
+    from ensemble.repeats import by_split, repeated_text
+    from ensemble.report import write
     from ensemble.scoreboard import comparison_text
     from zoo.progress import Progress
     from zoo.registry import Registry
 
+    if repeated and html:
+        raise OptionError("--html reports on one split, however --repeated asks for several")
     with Registry(registry, blobs, create=False) as opened:
         runs = candidates(opened, refs)
         with Progress() as watch:
-            comparison = compare_runs(
-                opened, runs, metric=metrics, equal_compute=equal_compute, watch=watch
-            )
+            told = [
+                compare_runs(opened, some, metric=metrics, equal_compute=equal_compute, watch=watch)
+                for some in (by_split(runs) if repeated else [runs])
+            ]
         if html:
-            from ensemble.report import write
-
-            write(html, opened, comparison)
+            write(html, opened, told[0])
             echo(f"report: {html}", err=True)
     width = shutil.get_terminal_size().columns
-    echo(comparison_text(comparison, form, width))
+    echo(repeated_text(told, form) if repeated else comparison_text(told[0], form, width))
 
 
 @click.command(short_help="Predict new rows.")

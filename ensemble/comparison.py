@@ -23,7 +23,7 @@ from ensemble.significance import holm
 from ensemble.standings import Comparison, Row
 from ensemble.statistics import Interval, interval_of
 from ensemble.verdicts import verdict
-from zoo.registry import Registry
+from zoo.registry import Registry, Run
 from zoo.training import Event
 
 SAME = Interval(0.0, 0.0, 0.0, 1.0)
@@ -62,7 +62,9 @@ def compare(
     alone, made = entrants(registry, table, singles, products)
     looks = registry.look(singles[0])
     crowd = meet(table, alone, metrics)
-    first = min(range(len(alone)), key=lambda k: (worth(crowd.val[k][0], metrics[0]), crowd.loss[k]))
+    first = min(
+        range(len(alone)), key=lambda k: (worth(crowd.val[k][0], metrics[0]), crowd.loss[k])
+    )
     base, targets = alone[first].predictions("test"), table.targets("test")
     if equal_compute:
         longer = train_longer(registry, alone[first].run, singles, frame=frame, watch=watch)
@@ -87,6 +89,7 @@ def compare(
         metric=metrics[0].name,
         direction=metrics[0].direction,
         baseline=rows[0].name,
+        n_train=len(table.data.train.y),
         n_test=len(targets),
         looks=looks,
         validated_on=len({run.split_hash for run in singles}),

@@ -1,4 +1,4 @@
-"""Single models together: what each scores, how different they are, what pools of them are worth."""
+"""Single models together: what each scores, how they differ, what pools of them are worth."""
 
 import math
 from collections.abc import Sequence
@@ -31,6 +31,7 @@ class Crowd:
 
 
 def meet(table: Bench, singles: Sequence[Entrant], metrics: Sequence[AnyMetric]) -> Crowd:
+    """Score single models one by one, and resample what they score."""
     targets = table.targets("test")
     scored = {}
     resamples = [torch.zeros(()) for _ in metrics]

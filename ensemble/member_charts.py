@@ -59,7 +59,8 @@ def curves_plot(
         key="curves",
         title="Validation loss while training",
         says=f"The validation loss of {len(runs)} members over their epochs.",
-        note=f"Filled dots: the epoch whose weights were kept. Rings: where training ended.{_some(comparison)}",
+        note="Filled dots: the epoch whose weights were kept. Rings: where training ended."
+        f"{_some(comparison)}",
         shapes=shapes,
         columns=["member", "best epoch", "epochs", "validation loss at best", "at the end"],
         rows=[
@@ -97,7 +98,9 @@ def similarity_plot(comparison: Comparison) -> Plot:
     for i, row in enumerate(cells_KK):
         y = TOP + i * size
         if few:
-            shapes.append(words(left - 6, y + size / 2 + 4, shortened(names[i], 12), "label", "end"))
+            shapes.append(
+                words(left - 6, y + size / 2 + 4, shortened(names[i], 12), "label", "end")
+            )
         for j, value in enumerate(row):
             if i == j:
                 continue

@@ -29,6 +29,7 @@ class Scale:
     logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
+        """Return the place of a figure."""
         low, high, at = self.low, self.high, value
         if self.logarithmic:
             low, high, at = math.log(low), math.log(high), math.log(value)
@@ -125,9 +126,7 @@ class Plot:
         return self.height - BOTTOM
 
 
-def horizontal(
-    values: Sequence[float], *, left: float = LEFT, logarithmic: bool = False
-) -> Scale:
+def horizontal(values: Sequence[float], *, left: float = LEFT, logarithmic: bool = False) -> Scale:
     """Return a scale of the horizontal axis that holds figures, with some room."""
     return _scale(values, left, WIDTH - RIGHT, logarithmic)
 
@@ -161,9 +160,7 @@ def stroke(x1: float, y1: float, x2: float, y2: float, look: str, text: str = ""
     return Shape("line", look, {"x1": x1, "y1": y1, "x2": x2, "y2": y2}, text)
 
 
-def words(
-    x: float, y: float, text: str, look: str = "label", anchor: str = "start"
-) -> Shape:
+def words(x: float, y: float, text: str, look: str = "label", anchor: str = "start") -> Shape:
     """Return a text that begins, has its middle, or ends at a place."""
     return Shape("text", look, {"x": x, "y": y, "text-anchor": anchor}, text)
 

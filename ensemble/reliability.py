@@ -11,7 +11,6 @@ Shapes: N sample, C class, L label.
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ensemble.scores import checked, labelled, masses

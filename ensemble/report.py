@@ -106,7 +106,12 @@ def _cells(row: Row, comparison: Comparison) -> list[tuple[str, str, float | str
     ]
     for place, metric in enumerate(comparison.metrics):
         key, of = (f"[{metric}]", f"{metric} ") if place else ("", "")
-        told = {"delta": row.delta, "ci_low": row.ci_low, "ci_high": row.ci_high, "p_holm": row.p_holm}
+        told = {
+            "delta": row.delta,
+            "ci_low": row.ci_low,
+            "ci_high": row.ci_high,
+            "p_holm": row.p_holm,
+        }
         delta, low, high, p = (row.others[f"{n}{key}"] if key else told[n] for n in told)
         shown = "" if row is base else interval(delta, low, high)
         if key:

@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ensemble.diversity import Diversity
 from ensemble.growth import Growth
@@ -56,9 +55,7 @@ def comparison_text(comparison: Comparison, form: Format, width: int = 80) -> st
 def _tables(comparison: Comparison, room: int) -> list[str]:
     """Put columns of one kind into one table, and tables side by side where there is room."""
     groups = [[_result(row, comparison) for row in comparison.rows]]
-    groups += [
-        [_further(row, name) for row in comparison.rows] for name in comparison.metrics[1:]
-    ]
+    groups += [[_further(row, name) for row in comparison.rows] for name in comparison.metrics[1:]]
     shown = [name for name in SHOWN[comparison.task] if name not in comparison.metrics]
     groups.append([{name: figure(row.figures[name]) for name in shown} for row in comparison.rows])
     groups.append([_cost(row) for row in comparison.rows])
@@ -164,7 +161,10 @@ def differing(diversity: Diversity, task: str) -> str:
     if task == "regression":
         apart, error = f"Two members differ by {apart} (root mean square)", "squared error"
     else:
-        apart, error = f"Two members disagree on {diversity.disagreement:.1%} of the rows", "Brier score"
+        apart, error = (
+            f"Two members disagree on {diversity.disagreement:.1%} of the rows",
+            "Brier score",
+        )
         if task == "multilabel":
             apart = apart.replace("rows", "labels")
     errors = (

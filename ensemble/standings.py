@@ -46,6 +46,13 @@ class Row:
     inference_ms_256: float | None = None
     trained_epochs: int | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all cells under their names."""
+        told: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            told |= value if isinstance(value, dict) else {name: value}
+        return told
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -57,6 +64,7 @@ class Comparison:
         metric: by which the baseline is chosen and ``val``, ``test`` and ``delta`` are told.
         direction: ``max`` or ``min``, which of it is better.
         baseline: the best single model by validation.
+        n_train: how many rows the first single model learnt from.
         n_test: how many test rows there are.
         looks: how often these were compared by in this registry, now included.
         validated_on: counts the different sets of validation rows that the singles have: 1, or
@@ -76,6 +84,7 @@ class Comparison:
     metric: str
     direction: str
     baseline: str
+    n_train: int
     n_test: int
     looks: int
     validated_on: int
@@ -95,7 +104,7 @@ class Comparison:
         return {
             "schema": 1,
             **head,
-            "rows": [_flat(row) for row in self.rows],
+            "rows": [row.to_json() for row in self.rows],
             "diversity": differ
             and {
                 name: getattr(differ, name)

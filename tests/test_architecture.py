@@ -23,6 +23,7 @@ KNOWS_ZOO = {
     "crowd",
     "entrants",
     "longer",
+    "repeats",
     "report",
     "scoreboard",
     "standings",

@@ -2,7 +2,6 @@
 
 import json
 import math
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +16,11 @@ from sklearn import metrics as sk
 
 from cli import main
 from ensemble import combine, compare
-from ensemble.entrants import Entrant
 from ensemble.errors import EnsembleError
 from ensemble.members import MembersError, bench
 from ensemble.metrics import METRICS, find
 from ensemble.predictions import mean
+from ensemble.repeats import by_split
 from ensemble.scoreboard import comparison_text, shortened
 from ensemble.significance import holm
 from zoo import Registry, parse, plan, train_many
@@ -35,7 +34,12 @@ QUICK = {"model": {"hidden": [8]}, "train": {"epochs": 6}, "optim": {"lr": 0.02}
 def shared(tmp_path_factory):
     """Six members on digits, barely trained, pooled and averaged; and by three metrics."""
     folder = tmp_path_factory.mktemp("digits")
-    asked = {"data": {"ref": "digits"}, "seeds": 6, "train": {"epochs": 4}, "model": {"hidden": [16]}}
+    asked = {
+        "data": {"ref": "digits"},
+        "seeds": 6,
+        "train": {"epochs": 4},
+        "model": {"hidden": [16]},
+    }
     with Registry(f"sqlite:///{folder}/r.db", folder / "b") as registry:
         runs = train_many(plan(parse(asked)), registry)
         combine(registry, runs, "predictions")
@@ -85,7 +89,11 @@ def test_the_interval_of_the_mean_single_is_a_bootstrap_of_rows(shared):
     base = runs[[run.label for run in runs].index(comparison.baseline)]
     difference_N = (right_KN.mean(0) - right_KN[runs.index(base)]).numpy()
     oracle = stats.bootstrap(
-        (difference_N,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(0)
+        (difference_N,),
+        np.mean,
+        n_resamples=5000,
+        method="percentile",
+        rng=np.random.default_rng(0),
     ).confidence_interval
     row = comparison.rows[1]
     assert (row.ci_low, row.ci_high) == pytest.approx((oracle.low, oracle.high), abs=0.003)
@@ -126,9 +134,13 @@ def test_every_metric_has_its_own_differences(shared):
         for name in ("nll", "roc_auc"):
             value = row.others[f"test[{name}]"]
             assert value == pytest.approx(row.figures[name])
-            assert row.others[f"delta[{name}]"] == pytest.approx(value - base.figures[name], abs=1e-12)
+            assert row.others[f"delta[{name}]"] == pytest.approx(
+                value - base.figures[name], abs=1e-12
+            )
         if row.kind in ("predictions", "weights"):
-            assert row.others["ci_low[nll]"] <= row.others["delta[nll]"] <= row.others["ci_high[nll]"]
+            assert (
+                row.others["ci_low[nll]"] <= row.others["delta[nll]"] <= row.others["ci_high[nll]"]
+            )
             assert row.others["p_holm[nll]"] >= row.others["p_value[nll]"]
     flat = comparison.to_json()["rows"][3]
     assert {"delta", "delta[nll]", "ci_high[roc_auc]", "adaptive_ece", "flops"} <= flat.keys()
@@ -252,7 +264,9 @@ def test_one_model_trained_as_long_as_all_is_trained_once_and_stays(registry):
     best = next(run for run in runs if run.label == comparison.baseline)
     assert (longer.seed, longer.config["optim"]) == (best.seed, best.config["optim"])
     assert row.ci_low <= row.delta <= row.ci_high
-    assert comparison.verdict[-1].startswith("One model trained as long as all members together has")
+    assert comparison.verdict[-1].startswith(
+        "One model trained as long as all members together has"
+    )
     again = compare(registry, runs, equal_compute=True)
     assert again.rows[-1].test == row.test
     assert len(registry.runs(["iris-mlp.longer"])) == 1
@@ -303,7 +317,9 @@ def test_predictions_that_are_no_numbers_name_the_member(registry):
     )  # fmt: skip
     (burst,) = registry.add([new])
     registry.publish(burst.id, state, epoch=1, epochs=1, metrics={"val_loss": 1.0}, seconds=1.0)
-    with pytest.raises(MembersError, match=r"however burst/seed=9 predicts none for validation row 0"):
+    with pytest.raises(
+        MembersError, match=r"however burst/seed=9 predicts none for validation row 0"
+    ):
         compare(registry, registry.runs())
     assert compare(registry, runs).looks == 2
 
@@ -357,7 +373,7 @@ def test_regression_has_a_mean_single_with_an_interval(registry):
 
 
 def test_portions_are_as_the_whole(shared, monkeypatch):
-    registry, runs, comparison = shared
+    registry, _, comparison = shared
     monkeypatch.setattr("ensemble.entrants.CELLS", 7_000)
     portioned = compare(registry, registry.runs(), metric=["accuracy", "nll", "roc_auc"])
     for one, other in zip(comparison.rows, portioned.rows, strict=True):
@@ -383,6 +399,38 @@ def test_metrics_are_found_by_name():
     assert find("classification", "adaptive_ece") is METRICS["classification"]["adaptive_ece"]
 
 
+def test_several_splits_are_compared_each_and_then_together(registry, tmp_path):
+    for split in range(3):
+        runs = trained(
+            registry, {"ref": "iris", "split_seed": split}, seeds=2, name=f"iris-{split}"
+        )
+        combine(registry, runs, "predictions")
+    told = [compare(registry, some) for some in by_split(registry.runs())]
+    places = ["--registry", f"sqlite:///{tmp_path}/r.db", "--blobs", str(tmp_path / "b")]
+
+    def run(*arguments):
+        return CliRunner().invoke(main, ["compare", *arguments, *places])
+
+    result = run("iris-*", "--repeated", "--format", "json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert [split["baseline"] for split in answer["splits"]] == [one.baseline for one in told]
+    pool = next(row for row in answer["rows"] if row["name"] == "predictions-mean")
+    deltas = [one.rows[-1].delta for one in told]
+    spread = np.std(deltas, ddof=1) * math.sqrt(1 / 3 + 30 / 90)
+    low, high = stats.t.interval(0.95, 2, np.mean(deltas), spread)
+    assert (pool["splits"], pool["delta"]) == (3, pytest.approx(np.mean(deltas)))
+    if spread:
+        assert (pool["ci_low"], pool["ci_high"]) == pytest.approx((low, high))
+    assert pool["better"] == sum(delta > 0 for delta in deltas)
+    table = run("iris-*", "--repeated").stdout
+    assert "means over 3 splits" in table
+    assert f"{pool['better']} of 3" in table
+    assert "on one; train some with another data.split_seed" in run("iris-0", "--repeated").stderr
+    assert run("iris-*", "--repeated", "--html", "x.html").exit_code == 2
+    assert run("iris-*").exit_code == 2
+
+
 MANY = """
 import resource, sys, torch
 from ensemble import combine, compare
@@ -390,7 +438,7 @@ from zoo import Registry, parse, plan, train_many
 torch.set_num_threads(1)
 folder = sys.argv[1]
 data = {"ref": f"{folder}/t.parquet", "target": "y", "split": "column", "column": "part"}
-asked = {"data": data, "seeds": 200, "model": {"hidden": [2]}, "train": {"epochs": 1, "batch_size": 64}}
+asked = {"data": data, "seeds": 200, "model": {"hidden": [2]}, "train": {"epochs": 1}}
 with Registry(f"sqlite:///{folder}/r.db", f"{folder}/b") as registry:
     runs = train_many(plan(parse(asked)), registry, engine="stacked")
     combine(registry, runs[:20], "predictions")
@@ -404,7 +452,7 @@ print((after - before) // 1024)
 
 
 def test_200_members_and_100_000_rows_need_bounded_memory(tmp_path):
-    """All predictions at once would be 200 x 100,000 x 4 numbers: 320 MB, and several times that."""
+    """All predictions at once would be 320 MB, and pooling them several times that."""
     draw = np.random.default_rng(0)
     rows = 100_000 + 300
     frame = pd.DataFrame({"x": draw.normal(size=rows).astype("float32")})

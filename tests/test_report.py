@@ -127,16 +127,16 @@ def test_figures_have_words_and_the_table_labels(iris):
 
 def test_one_model_has_a_report_too(tmp_path):
     comparison, histories = made(tmp_path, "iris", seeds=1)
-    figures = [a["id"] for tag, a in Outline(html(comparison, histories)).elements if tag == "figure"]
+    figures = [
+        a["id"] for tag, a in Outline(html(comparison, histories)).elements if tag == "figure"
+    ]
     assert figures == ["test", "cost", "reliability", "curves"]
 
 
 def test_many_members_are_drawn_in_part(iris):
     comparison, histories = iris
     many = [
-        replace(run, id=f"{k}-{run.id}", seed=k)
-        for k in range(30)
-        for run in comparison.singles
+        replace(run, id=f"{k}-{run.id}", seed=k) for k in range(30) for run in comparison.singles
     ]
     found = comparison.diversity
     wide = replace(
@@ -193,10 +193,8 @@ def test_the_command_writes_the_report_and_the_table(iris, tmp_path, monkeypatch
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(iris, tmp_path):
-    with (
-        Registry(f"sqlite:///{tmp_path}/r.db", tmp_path / "b") as registry,
-        pytest.raises(UsageError, match="cannot be written"),
-    ):
-        comparison = replace(iris[0], singles=[])
-        write(tmp_path / "missing" / "report.html", registry, comparison)
+    comparison = replace(iris[0], singles=[])
+    with Registry(f"sqlite:///{tmp_path}/r.db", tmp_path / "b") as registry:
+        with pytest.raises(UsageError, match="cannot be written"):
+            write(tmp_path / "missing" / "report.html", registry, comparison)
     assert [path.name for path in tmp_path.glob("**/*report*")] == []

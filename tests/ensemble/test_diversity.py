@@ -44,7 +44,9 @@ def of(outputs_K: Tensor, targets: Tensor, task: str) -> Diversity:
 
 def test_portions_add_up_to_the_whole(told):
     outputs_K, targets, task = told
-    parts = [tally(outputs_K[:, a:b], targets[a:b], task) for a, b in ((0, 100), (100, 101), (101, ROWS))]
+    parts = [
+        tally(outputs_K[:, a:b], targets[a:b], task) for a, b in ((0, 100), (100, 101), (101, ROWS))
+    ]
     summed, whole = diversity(parts[0] + parts[1] + parts[2], task), of(*told)
     for name, value in vars(whole).items():
         assert torch.allclose(torch.as_tensor(getattr(summed, name)), torch.as_tensor(value)), name
