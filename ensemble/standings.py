@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 from ensemble.diversity import Diversity
 from ensemble.growth import Growth
 from ensemble.reliability import Bin
 from zoo.registry import Run
+from zoo.registry.records import Kind
 
-Kind = Literal["single", "predictions", "weights", "distilled", "baseline"]
 LATER = ("rows", "diversity", "growth", "growth_metric", "reliability", "singles")
 
 

@@ -20,7 +20,6 @@ KNOWS_ZOO = {
     "supplies",
     "comparison",
     "costs",
-    "crowd",
     "entrants",
     "longer",
     "repeats",

@@ -193,8 +193,10 @@ def test_the_command_writes_the_report_and_the_table(iris, tmp_path, monkeypatch
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(iris, tmp_path):
-    comparison = replace(iris[0], singles=[])
-    with Registry(f"sqlite:///{tmp_path}/r.db", tmp_path / "b") as registry:
-        with pytest.raises(UsageError, match="cannot be written"):
-            write(tmp_path / "missing" / "report.html", registry, comparison)
+    comparison, registry = (
+        replace(iris[0], singles=[]),
+        Registry(f"sqlite:///{tmp_path}/r.db", tmp_path / "b"),
+    )
+    with registry, pytest.raises(UsageError, match="cannot be written"):
+        write(tmp_path / "missing" / "report.html", registry, comparison)
     assert [path.name for path in tmp_path.glob("**/*report*")] == []
