@@ -48,7 +48,7 @@ def intervals_plot(comparison: Comparison) -> Plot:
     """Draw the test metric of every candidate, with the interval of its difference."""
     rows, base = comparison.rows, comparison.rows[0]
     shown = near(rows)
-    ends = [base.test + end for row in shown for end in (row.ci_low, row.ci_high) if _known(end)]
+    ends = [base.test + end for row in shown for end in _ends(row)]
     x = horizontal([*(row.test for row in shown), *ends], left=NAMES)
     height = TOP + ROW * len(rows) + BOTTOM
     shapes = [stroke(x(base.test), TOP, x(base.test), height - BOTTOM, "reference")]
@@ -60,8 +60,8 @@ def intervals_plot(comparison: Comparison) -> Plot:
         if row not in shown:
             shapes += _beyond(row, x, y, told)
             continue
-        if _known(row.ci_low) and _known(row.ci_high) and row is not base:
-            low, high = x(base.test + row.ci_low), x(base.test + row.ci_high)
+        if _ends(row) and row is not base:
+            low, high = (x(base.test + end) for end in _ends(row))
             shapes.append(stroke(low, y, high, y, f"whisker {row.kind}"))
             told += f", {interval(row.delta, row.ci_low, row.ci_high)}"
         shapes.append(dot(x(row.test), y, f"dot {row.kind}", told))
@@ -97,18 +97,18 @@ def growth_plot(comparison: Comparison) -> Plot:
     """Draw what pools of 1, 2, ... members are worth."""
     sizes, metric = comparison.growth, comparison.growth_metric
     base = sizes[0].value
-    single = comparison.rows[0].test if metric == comparison.metric else None
-    bounds = [base + end for size in sizes for end in (size.low, size.high) if _known(end)]
-    values = [*(size.value for size in sizes), *bounds, *([single] if _known(single) else [])]
+    single = [comparison.rows[0].test] if metric == comparison.metric else []
+    known = [size for size in sizes if math.isfinite(size.low) and math.isfinite(size.high)]
+    bounds = [base + end for size in known for end in (size.low, size.high)]
+    values = [*(size.value for size in sizes), *bounds, *single]
     x = horizontal([size.members for size in sizes], logarithmic=len(sizes) < sizes[-1].members)
     y = vertical(values)
     places = [(x(size.members), y(size.value)) for size in sizes]
-    known = [size for size in sizes if _known(size.low) and _known(size.high)]
     above = [(x(size.members), y(base + size.high)) for size in known]
     below = [(x(size.members), y(base + size.low)) for size in known]
     shapes, legend = [area(above, below, "band predictions")], []
-    if single is not None and _known(single):
-        shapes.append(stroke(x.start, y(single), x.end, y(single), "reference"))
+    if single:
+        shapes.append(stroke(x.start, y(single[0]), x.end, y(single[0]), "reference"))
         legend = [("reference", "best single model")]
     shapes.append(line(places, "curve predictions"))
     shapes += [
@@ -266,9 +266,10 @@ def _beyond(row: Row, x: Scale, y: float, told: str) -> list[Shape]:
 
 
 def _reach(row: Row) -> float:
-    ends = [end for end in (row.ci_low, row.ci_high) if _known(end)]
-    return max(map(abs, [row.delta, *ends]))
+    return max(abs(end) for end in [row.delta, *_ends(row)])
 
 
-def _known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _ends(row: Row) -> list[float]:
+    """The ends of a candidate's interval, where it has one."""
+    ends = [end for end in (row.ci_low, row.ci_high) if end is not None and math.isfinite(end)]
+    return ends if len(ends) == 2 else []

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ensemble.costs import cost
-from ensemble.crowd import Crowd, figures_of, meet, together, worth
+from ensemble.crowd import Score, figures_of, meet, together, worth
 from ensemble.entrants import Entrant, entrants, found
 from ensemble.longer import train_longer
 from ensemble.members import bench
@@ -61,20 +61,18 @@ def compare(
     metrics = list({one.name: one for one in metrics}.values())
     alone, made = entrants(registry, table, singles, products)
     looks = registry.look(singles[0])
-    crowd = meet(table, alone, metrics)
-    first = min(
-        range(len(alone)), key=lambda k: (worth(crowd.val[k][0], metrics[0]), crowd.loss[k])
-    )
-    base, targets = alone[first].predictions("test"), table.targets("test")
+    scores, resamples = meet(table, alone, metrics)
+    best = min(scores, key=lambda score: (worth(score.val[0], metrics[0]), score.loss))
+    base, targets = best.entrant.predictions("test"), table.targets("test")
     if equal_compute:
-        longer = train_longer(registry, alone[first].run, singles, frame=frame, watch=watch)
+        longer = train_longer(registry, best.entrant.run, singles, frame=frame, watch=watch)
         if longer.id not in {run.id for run in products}:
             made += entrants(registry, table, [], [longer])[1]
     same = [SAME for _ in metrics]
-    rows = [_row(alone[first], crowd.val[first][0], base, targets, same, metrics)]
-    reliability = {alone[first].name: _bins(base, targets, task)}
+    rows = [_row(best.entrant, best.val[0], base, targets, same, metrics)]
+    reliability = {best.entrant.name: _bins(base, targets, task)}
     if len(alone) > 1:
-        rows += _baselines(crowd, base, targets, metrics)
+        rows += _baselines(scores, resamples, base, targets, metrics)
     for entrant in made:
         val = metrics[0](*entrant.validation())
         told = entrant.predictions("test")
@@ -105,39 +103,43 @@ def compare(
 
 
 def _baselines(
-    crowd: Crowd, predictions: Tensor, targets: Tensor, metrics: Sequence[AnyMetric]
+    scores: Sequence[Score],
+    resamples: Sequence[Tensor],
+    predictions: Tensor,
+    targets: Tensor,
+    metrics: Sequence[AnyMetric],
 ) -> list[Row]:
     """The mean single model, what one gets who does not choose; and the best on the test rows."""
-    count, epochs = len(crowd.singles), [one.trained_epochs for one in crowd.singles]
-    means = [statistics.fmean(values) for values in zip(*crowd.test, strict=True)]
+    epochs = [score.entrant.trained_epochs for score in scores]
+    means = [statistics.fmean(values) for values in zip(*(s.test for s in scores), strict=True)]
     base = [one(predictions, targets) for one in metrics]
     intervals = [
         interval_of(mean - own, mean_S - one.resamples(predictions, targets), len(targets))
-        for mean, own, mean_S, one in zip(means, base, crowd.resamples, metrics, strict=True)
+        for mean, own, mean_S, one in zip(means, base, resamples, metrics, strict=True)
     ]
     mean = Row(
-        name=f"mean of {count} singles",
+        name=f"mean of {len(scores)} singles",
         kind="baseline",
         method="mean",
         members=1,
-        val=statistics.fmean(values[0] for values in crowd.val),
+        val=statistics.fmean(score.val[0] for score in scores),
         **_compared(means, [tuple(interval) for interval in intervals], metrics),
         figures={
-            name: statistics.fmean(figures[name] for figures in crowd.figures)
-            for name in crowd.figures[0]
+            name: statistics.fmean(score.figures[name] for score in scores)
+            for name in scores[0].figures
         },
         trained_epochs=round(statistics.fmean(epochs)),
     )
-    k = min(range(count), key=lambda k: worth(crowd.test[k][0], metrics[0]))
-    chosen = [(test - own, None, None, None) for test, own in zip(crowd.test[k], base, strict=True)]
+    luckiest = min(scores, key=lambda score: worth(score.test[0], metrics[0]))
+    chosen = [(test - own, None, None, None) for test, own in zip(luckiest.test, base, strict=True)]
     oracle = Row(
         name="oracle single",
         kind="baseline",
         method="oracle",
         members=1,
-        val=crowd.val[k][0],
-        **_compared(crowd.test[k], chosen, metrics),
-        figures=crowd.figures[k],
+        val=luckiest.val[0],
+        **_compared(luckiest.test, chosen, metrics),
+        figures=luckiest.figures,
         trained_epochs=sum(epochs),
     )
     return [mean, oracle]

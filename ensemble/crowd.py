@@ -15,29 +15,39 @@ from ensemble.metrics import METRICS, AnyMetric, Metric
 
 
 @dataclass(frozen=True)
-class Crowd:
-    """What single models score: lists with an entry for each of them.
+class Score:
+    """What a single model scores.
 
-    ``val`` and ``test`` hold a figure per metric that is compared, ``figures`` all that are
-    reported; ``resamples`` hold per metric the mean of the models' figures of resampled test rows.
+    Attributes:
+        entrant: the model.
+        val: of the validation rows, a figure per metric that is compared.
+        test: the same of the test rows.
+        loss: of the validation rows.
+        figures: of the test rows, all that are reported.
     """
 
-    singles: list[Entrant]
-    val: list[list[float]]
-    test: list[list[float]]
-    loss: list[float]
-    figures: list[dict[str, float]]
-    resamples: list[Tensor]
+    entrant: Entrant
+    val: list[float]
+    test: list[float]
+    loss: float
+    figures: dict[str, float]
 
 
-def meet(table: Bench, singles: Sequence[Entrant], metrics: Sequence[AnyMetric]) -> Crowd:
-    """Score single models one by one, and resample what they score."""
+def meet(
+    table: Bench, singles: Sequence[Entrant], metrics: Sequence[AnyMetric]
+) -> tuple[list[Score], list[Tensor]]:
+    """Score single models one by one.
+
+    Returns:
+        scores in the order of the models; and, per metric, the mean over models of the figures of
+        resampled test rows, (S,).
+    """
     targets = table.targets("test")
-    scored = {}
-    resamples = [torch.zeros(()) for _ in metrics]
+    scores: dict[str, Score] = {}
+    means = [torch.zeros(()) for _ in metrics]
     for entrant, val, test in told_alone(table, singles):
         own = val, table.targets("val", table.own(entrant.run))
-        scored[entrant.run.id] = (
+        scores[entrant.run.id] = Score(
             entrant,
             [one(*own) for one in metrics],
             [one(test, targets) for one in metrics],
@@ -45,12 +55,11 @@ def meet(table: Bench, singles: Sequence[Entrant], metrics: Sequence[AnyMetric])
             figures_of(table, test, targets),
         )
         if len(singles) > 1:
-            resamples = [
-                total + one.resamples(test, targets) / len(singles)
-                for total, one in zip(resamples, metrics, strict=True)
+            means = [
+                mean + one.resamples(test, targets) / len(singles)
+                for mean, one in zip(means, metrics, strict=True)
             ]
-    columns = zip(*(scored[entrant.run.id] for entrant in singles), strict=True)
-    return Crowd(*map(list, columns), resamples)
+    return [scores[entrant.run.id] for entrant in singles], means
 
 
 def together(

@@ -141,5 +141,5 @@ def diversity(counted: Tally, task: str) -> Diversity:
 
 
 def _mean_of_pairs(cells_KK: Tensor) -> float:
-    pairs = cells_KK[tuple(torch.triu_indices(*cells_KK.shape, offset=1))]
-    return float(pairs.nanmean())
+    first, second = torch.triu_indices(len(cells_KK), len(cells_KK), offset=1)
+    return float(cells_KK[first, second].nanmean())

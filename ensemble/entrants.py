@@ -67,7 +67,7 @@ class Entrant:
         parts = [getattr(self.table.own(group[0]), part) for group, _ in self.groups]
         rows = max(1, CELLS // (len(self.runs) * max(1, len(self.run.classes))))
         for start in range(0, len(parts[0].y), rows):
-            told = {}
+            told: dict[str, Tensor] = {}
             for (group, forward), own in zip(self.groups, parts, strict=True):
                 outputs_K = forward(own.x[start : start + rows])
                 refuse_no_number(group, outputs_K, part, start)
@@ -146,8 +146,10 @@ def told_alone(
             refuse_no_number(some, val_K, "val", 0)
             refuse_no_number(some, test_K, "test", 0)
             for k, run in enumerate(some):
-                pair = (table.pool(mean, outputs_K[k : k + 1]) for outputs_K in (val_K, test_K))
-                yield by_id[run.id], *pair
+                val, test = (
+                    table.pool(mean, outputs_K[k : k + 1]) for outputs_K in (val_K, test_K)
+                )
+                yield by_id[run.id], val, test
 
 
 def refuse_no_number(runs: Sequence[Run], outputs_K: Tensor, part: str, first: int) -> None:

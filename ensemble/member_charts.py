@@ -68,7 +68,7 @@ def curves_plot(
                 run.label,
                 "" if run.best_epoch is None else str(run.best_epoch),
                 "" if run.epochs is None else str(run.epochs),
-                figure(dict(courses[run.id]).get(run.best_epoch)),
+                figure(dict(courses[run.id]).get(run.best_epoch or 0)),
                 figure(courses[run.id][-1][1]) if courses[run.id] else "",
             ]
             for run in runs

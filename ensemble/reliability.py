@@ -63,7 +63,7 @@ def calibration_curve(predictions: Tensor, targets: Tensor, bins: int = BINS) ->
         confidence_N, right_N = log_odds_NL.sigmoid().flatten(), there_NL.flatten()
     bin_N = masses(confidence_N, bins)
     told = []
-    for number in bin_N.unique().tolist():
+    for number in sorted(set(bin_N.tolist())):
         here_N = bin_N == number
         count, accuracy = int(here_N.sum()), float(right_N[here_N].double().mean())
         low, high = _wilson(accuracy, count)

@@ -48,7 +48,9 @@ def comparison_text(comparison: Comparison, form: Format, width: int = 80) -> st
     legend = [LEGEND] if comparison.validated_on == 1 else [LEGEND, OWN_ROWS]
     legend += [ORACLE] if any(row.method == "oracle" for row in comparison.rows) else []
     lines.append("\n".join([*legend, COSTS]))
-    lines += [textwrap.fill(sentence, room) for sentence in comparison.verdict]
+    lines += [
+        textwrap.fill(sentence, room, break_on_hyphens=False) for sentence in comparison.verdict
+    ]
     return "\n\n".join(lines)
 
 

@@ -227,9 +227,8 @@ def masses(confidence_N: Tensor, bins: int) -> Tensor:
     >>> masses(torch.tensor([0.9, 0.5, 0.7, 0.7]), 2)
     tensor([1, 0, 0, 0])
     """
-    _, place_N, count_V = confidence_N.unique(return_inverse=True, return_counts=True)
-    rank_V = count_V.cumsum(0) - count_V
-    return (rank_V * bins // len(confidence_N))[place_N]
+    ordered_N = confidence_N.sort().values
+    return torch.searchsorted(ordered_N, confidence_N) * bins // len(confidence_N)
 
 
 def _signed(gap_N: Tensor, bin_N: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ def resampled_figures(
 ) -> Tensor:
     """Return a figure of resampled rows, (samples,), as :func:`resampled_means` does."""
     group_N, weight_SG = _draws(count, samples, seed)
-    some = weight_SG.split(max(1, WEIGHTS // count))
+    some = torch.split(weight_SG, max(1, WEIGHTS // count))
     return torch.cat([figure(weight_SG[:, group_N]) for weight_SG in some])
 
 

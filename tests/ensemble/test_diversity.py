@@ -146,7 +146,7 @@ def test_many_members_make_few_sizes_and_rows_come_in_portions():
     outputs_K = torch.randn(50, 60, 3, generator=draw)
     targets, metric = torch.randint(3, (60,), generator=draw), METRICS["classification"]["accuracy"]
     whole = subset_rows(outputs_K, targets, metric, "classification")
-    assert len(whole) == len(pool_sizes(50)) == 10
+    assert len(whole) == len(pool_sizes(50)) == 9
     parts = [
         subset_rows(outputs_K[:, a:b], targets[a:b], metric, "classification")
         for a, b in ((0, 17), (17, 60))
