@@ -4,8 +4,10 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
+from ensemble.figures import chance, figure, interval, large, shortened
 from ensemble.plots import (
     BOTTOM,
+    HEIGHT,
     TOP,
     Plot,
     Scale,
@@ -18,12 +20,12 @@ from ensemble.plots import (
     vertical,
     words,
 )
-from ensemble.scoreboard import chance, figure, interval, large, named, shortened
+from ensemble.scoreboard import named
 from ensemble.standings import Comparison, Row
 
 NAMES = 136.0  # where the field begins when names stand before it
 NAME = 19  # characters of a name there
-ROW = 24.0  # between two rows
+ROW = 24.0  # at least, between two rows
 FAR = 4.0  # times the usual difference, beyond which a candidate is drawn at the edge
 KINDS = {
     "single": "best single model",
@@ -50,10 +52,11 @@ def intervals_plot(comparison: Comparison) -> Plot:
     shown = near(rows)
     ends = [base.test + end for row in shown for end in _ends(row)]
     x = horizontal([*(row.test for row in shown), *ends], left=NAMES)
-    height = TOP + ROW * len(rows) + BOTTOM
+    step = max(ROW, min(2 * ROW, (HEIGHT - TOP - BOTTOM) / len(rows)))
+    height = TOP + step * len(rows) + BOTTOM
     shapes = [stroke(x(base.test), TOP, x(base.test), height - BOTTOM, "reference")]
     for place, row in enumerate(rows):
-        y = TOP + ROW * (place + 0.5)
+        y = TOP + step * (place + 0.5)
         name = named(row, comparison)
         shapes.append(words(NAMES - 10, y + 4, shortened(name, NAME), "label", "end"))
         told = f"{name}: {figure(row.test)}"
@@ -212,21 +215,19 @@ def cost_plot(comparison: Comparison) -> Plot:
         steps += [(here, steps[-1][1])] if steps else []
         steps.append((here, y(row.test)))
     steps.append((x.end, steps[-1][1]))
-    shapes = [line(steps, "front")]
+    shapes, marks = [line(steps, "front")], []
     for row in priced:
-        here = x(row.inference_ms_256 or 0.0)
-        name = shortened(named(row, comparison), 24)
+        here, name = x(row.inference_ms_256 or 0.0), shortened(named(row, comparison), 22)
         told = f"{name}: {figure(row.test)}, {row.inference_ms_256:.2f} ms"
-        high = y(row.test) if row in shown else (y.start - 8 if row.test < y.low else y.end + 8)
         if row in shown:
-            shapes.append(dot(here, high, f"dot {row.kind}", told))
+            marks.append((here, y(row.test), name))
+            shapes.append(dot(here, y(row.test), f"dot {row.kind}", told))
         else:
+            low = y.start - 4 if row.test < y.low else y.end + 12
+            marks.append((here, low - 4, f"{name} {figure(row.test)}"))
             mark = "\u25be" if row.test < y.low else "\u25b4"
-            shapes.append(words(here, high + 6, mark, f"beyond {row.kind}", "middle"))
-        if row in front or row not in shown:
-            end = "end" if here > (x.start + x.end) / 2 else "start"
-            aside = -8 if end == "end" else 8
-            shapes.append(words(here + aside, high - 6, name, "label small", end))
+            shapes.append(words(here, low, mark, f"beyond {row.kind}", "middle"))
+    shapes += captions(marks, x.start, x.end)
     return Plot(
         key="cost",
         title="Quality against cost",

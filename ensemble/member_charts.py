@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ensemble.figures import figure, shortened
 from ensemble.plots import (
     BOTTOM,
     HEIGHT,
@@ -17,7 +18,6 @@ from ensemble.plots import (
     vertical,
     words,
 )
-from ensemble.scoreboard import figure, shortened
 from ensemble.standings import Comparison
 
 MOST = 40  # members of whom a figure shows each

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 WIDTH, HEIGHT = 380.0, 300.0
-TOP, RIGHT, BOTTOM, LEFT = 12.0, 14.0, 46.0, 54.0
+TOP, RIGHT, BOTTOM, LEFT = 12.0, 14.0, 46.0, 64.0
+LETTER = 6.3  # of small text, about so wide
 TICKS = 5  # about so many on an axis
 
 
@@ -163,6 +164,34 @@ def stroke(x1: float, y1: float, x2: float, y2: float, look: str, text: str = ""
 def words(x: float, y: float, text: str, look: str = "label", anchor: str = "start") -> Shape:
     """Return a text that begins, has its middle, or ends at a place."""
     return Shape("text", look, {"x": x, "y": y, "text-anchor": anchor}, text)
+
+
+def captions(marks: Sequence[tuple[float, float, str]], start: float, end: float) -> list[Shape]:
+    """Write beside every mark what it is, where no other mark or text is; else leave it out."""
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y, _ in marks]
+    shapes = []
+    for x, y, text in marks:
+        width = LETTER * len(text)
+        for left, middle in (
+            (x + 9, y),
+            (x - 9 - width, y),
+            (x - width / 2, y - 14),
+            (x - width / 2, y + 14),
+            (x + 6, y - 13),
+            (x - 6 - width, y - 13),
+            (x + 6, y + 13),
+            (x - 6 - width, y + 13),
+        ):
+            box = (left, middle - 6.5, left + width, middle + 6.5)
+            if start <= box[0] and box[2] <= end and not any(_meet(box, one) for one in taken):
+                taken.append(box)
+                shapes.append(words(left, middle + 4, text, "label small"))
+                break
+    return shapes
+
+
+def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _scale(values: Sequence[float], start: float, end: float, logarithmic: bool) -> Scale:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ensemble.errors import OptionError
-from ensemble.scoreboard import figure, interval, named
+from ensemble.figures import figure, interval
+from ensemble.scoreboard import named
 from ensemble.standings import Comparison
 from zoo.registry import Run
 from zoo.render import Format, render, to_json

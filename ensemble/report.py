@@ -7,32 +7,34 @@ lets the browser run and apply nothing but the script and the styles that are wr
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ensemble.charts import cost_plot, growth_plot, intervals_plot, reliability_plot
+from ensemble.figures import chance, figure, interval, large
 from ensemble.member_charts import curves_plot, similarity_plot
 from ensemble.plots import Plot
-from ensemble.scoreboard import (
-    SHOWN,
-    chance,
-    differing,
-    figure,
-    interval,
-    large,
-    named,
-)
+from ensemble.scoreboard import SHOWN, differing, named
 from ensemble.standings import Comparison, Row
 from zoo.printable import printable
 from zoo.registry import Registry
 from zoo.replacing import replacing
 
+FITTING = 17  # columns of a table that stand side by side on a desktop
 TEMPLATES = Path(__file__).parent / "templates"
 History = Sequence[Mapping[str, Any]]
+
+
+class Cell(NamedTuple):
+    """A cell of the table of candidates: its column, what it shows, and what it is sorted by."""
+
+    label: str
+    shown: str
+    value: float | str | None
+    aside: str = ""
 
 
 def write(path: Path, registry: Registry, comparison: Comparison) -> None:
@@ -69,7 +71,8 @@ def html(comparison: Comparison, histories: Mapping[str, History]) -> str:
         better="higher" if comparison.direction == "max" else "lower",
         plots=_plots(comparison, histories),
         lines=lines,
-        columns=[label for label, *_ in lines[0][1]],
+        columns=[cell.label for cell in lines[0][1]],
+        stacked=len(lines[0][1]) > FITTING,
         differing=comparison.diversity and differing(comparison.diversity, comparison.task),
         own_rows=comparison.validated_on > 1,
         style=Markup(style),
@@ -94,42 +97,35 @@ def _plots(comparison: Comparison, histories: Mapping[str, History]) -> list[Plo
     return plots
 
 
-def _cells(row: Row, comparison: Comparison) -> list[tuple[str, str, float | str | None]]:
-    """The cells of a candidate: label, what is shown, and what is sorted by."""
-    base = comparison.rows[0]
-    name = named(row, comparison)
-    cells: list[tuple[str, str, float | str | None]] = [
-        ("candidate", name, name),
-        ("k", str(row.members), row.members),
-        ("val", figure(row.val), row.val),
-        ("test", figure(row.test), row.test),
+def _cells(row: Row, comparison: Comparison) -> list[Cell]:
+    base, name = comparison.rows[0], named(row, comparison)
+    cells = [
+        Cell("candidate", name, name),
+        Cell("k", str(row.members), row.members),
+        Cell("val", figure(row.val), row.val),
+        Cell("test", figure(row.test), row.test),
     ]
+    told = {"delta": row.delta, "ci_low": row.ci_low, "ci_high": row.ci_high, "p_holm": row.p_holm}
     for place, metric in enumerate(comparison.metrics):
         key, of = (f"[{metric}]", f"{metric} ") if place else ("", "")
-        told = {
-            "delta": row.delta,
-            "ci_low": row.ci_low,
-            "ci_high": row.ci_high,
-            "p_holm": row.p_holm,
-        }
         delta, low, high, p = (row.others[f"{n}{key}"] if key else told[n] for n in told)
-        shown = "" if row is base else interval(delta, low, high)
         if key:
             value = row.others[f"test{key}"]
-            cells.append((metric, figure(value), value))
-        cells += [(f"{of}delta [95 %]", shown, delta), (f"{of}p", chance(p), p)]
+            cells.append(Cell(metric, figure(value), value))
+        shown, _, aside = ("", "", "") if row is base else interval(delta, low, high).partition(" ")
+        cells.append(Cell(f"{of}delta", shown, delta, aside))
+        cells.append(Cell(f"{of}p", chance(p), p))
     for name in SHOWN[comparison.task]:
         if name not in comparison.metrics:
-            cells.append((name, figure(row.figures[name]), row.figures[name]))
-    milliseconds = partial(_rounded, digits=2)
+            cells.append(Cell(name, figure(row.figures[name]), row.figures[name]))
     return [
         *cells,
-        ("params", large(row.params), row.params),
-        ("flops", large(row.flops), row.flops),
-        ("bytes", large(row.weights_bytes), row.weights_bytes),
-        ("ms 1", milliseconds(row.inference_ms), row.inference_ms),
-        ("ms 256", milliseconds(row.inference_ms_256), row.inference_ms_256),
-        ("epochs", _rounded(row.trained_epochs, 0), row.trained_epochs),
+        Cell("params", large(row.params), row.params),
+        Cell("flops", large(row.flops), row.flops),
+        Cell("bytes", large(row.weights_bytes), row.weights_bytes),
+        Cell("ms 1", _rounded(row.inference_ms, 2), row.inference_ms),
+        Cell("ms 256", _rounded(row.inference_ms_256, 2), row.inference_ms_256),
+        Cell("epochs", _rounded(row.trained_epochs, 0), row.trained_epochs),
     ]
 
 

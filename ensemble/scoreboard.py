@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from ensemble.diversity import Diversity
+from ensemble.figures import chance, figure, interval, large, shortened
 from ensemble.growth import Growth
 from ensemble.standings import Comparison, Row
 from zoo.render import Format, render, to_json
@@ -24,7 +25,6 @@ flops, ms 1: for one row; ms 256: for 256, on one thread; epochs: of training"""
 OWN_ROWS = """\
 val: of each single on its own validation rows; of several on all of these,
      each row predicted by those that did not train on it"""
-UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def comparison_text(comparison: Comparison, form: Format, width: int = 80) -> str:
@@ -65,6 +65,8 @@ def _tables(comparison: Comparison, room: int) -> list[str]:
     while groups:
         lines = groups.pop(0)
         while groups:
+            if lines[0].keys() & groups[0][0].keys():  # another metric has a table of its own
+                break
             wider = [one | other for one, other in zip(lines, groups[0], strict=True)]
             if _width(wider) + 2 + max(map(len, names)) > room:
                 break
@@ -92,18 +94,6 @@ def named(row: Row, comparison: Comparison) -> str:
     return row.name.removeprefix(f"{comparison.baseline.partition('/')[0]}.")
 
 
-def shortened(name: str, most: int) -> str:
-    """Leave out the middle of a name that is longer than so many characters.
-
-    >>> shortened("predictions-mean-of-many", 15)
-    'predict..f-many'
-    """
-    if len(name) <= most:
-        return name
-    head = (most - 1) // 2
-    return f"{name[:head]}..{name[len(name) - (most - head - 2) :]}"
-
-
 def _result(row: Row, comparison: Comparison) -> dict[str, str]:
     best = row.name == comparison.baseline
     return {
@@ -123,8 +113,8 @@ def _further(row: Row, name: str) -> dict[str, str]:
     best = p is None and delta == 0
     return {
         name: figure(row.others[f"test[{name}]"]),
-        f"{name} delta [95%]": "" if best else interval(delta, low, high),
-        f"{name} p": "" if best else chance(p),
+        DELTA: "" if best else interval(delta, low, high),
+        "p": "" if best else chance(p),
     }
 
 
@@ -178,46 +168,3 @@ def differing(diversity: Diversity, task: str) -> str:
         f"{apart}; {errors}. Of the members' mean {error}, {figure(diversity.member_error)}, the "
         f"mean of all removes {figure(diversity.ambiguity)} (ambiguity)."
     )
-
-
-def figure(value: float | None, sign: str = "") -> str:
-    """Write a figure with four digits after the point, or four in all where it is large."""
-    if value is None:
-        return ""
-    if value != value:
-        return "undefined"
-    return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.4g}"
-
-
-def interval(delta: float | None, low: float | None, high: float | None) -> str:
-    """Write a difference with its interval, where that is known and defined."""
-    if low is None or high is None:
-        return figure(delta, "+")
-    if low != low:
-        return f"{figure(delta, '+')} [undefined]"
-    return f"{figure(delta, '+')} [{figure(low, '+')}, {figure(high, '+')}]"
-
-
-def chance(p_value: float | None) -> str:
-    """Write a p-value.
-
-    >>> chance(0.0004), chance(0.0456), chance(None)
-    ('<0.001', '0.046', '')
-    """
-    if p_value is None:
-        return ""
-    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
-
-
-def large(value: int | None) -> str:
-    """Write a count in three digits.
-
-    >>> large(55050), large(640), large(None)
-    ('55.0k', '640', '')
-    """
-    if value is None:
-        return ""
-    for unit, letter in UNITS:
-        if value >= unit:
-            return f"{value / unit:#.3g}".rstrip(".") + letter
-    return str(value)

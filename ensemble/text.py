@@ -6,9 +6,10 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from ensemble.catalogue import Method, Mode, methods
+from ensemble.figures import figure
 from ensemble.ladder import Ladder
 from ensemble.products import Product
-from ensemble.scoreboard import OWN_ROWS, figure
+from ensemble.scoreboard import OWN_ROWS
 from zoo.render import Format, describe, render, to_json
 
 NEEDED = """\

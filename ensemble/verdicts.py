@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from ensemble.figures import figure, interval
 from ensemble.metrics import AnyMetric
 from ensemble.standings import Row
 
@@ -60,7 +61,7 @@ def _proof(row: Row, best: Row, metrics: Sequence[AnyMetric]) -> str:
         delta, low, high, p = (
             _cell(row, name, metric, metrics) for name in ("delta", "ci_low", "ci_high", "p_holm")
         )
-        pair = [_figure(_cell(one, "test", metric, metrics)) for one in (row, best)]
+        pair = [figure(_cell(one, "test", metric, metrics)) for one in (row, best)]
         fact = f"{metric.name} {pair[0]} against {pair[1]}"
         if not math.isfinite(low):
             facts.append(f"{fact} (no interval can be given)")
@@ -69,7 +70,7 @@ def _proof(row: Row, best: Row, metrics: Sequence[AnyMetric]) -> str:
         else:
             judged = {1: "really better", 0: "which may be chance", -1: "really worse"}[sign]
             chance = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-            facts.append(f"{fact}, {delta:+.3g} [{low:+.3g}, {high:+.3g}], {judged} ({chance})")
+            facts.append(f"{fact}, {interval(delta, low, high)}, {judged} ({chance})")
     return "; ".join(facts)
 
 
@@ -98,7 +99,3 @@ def _first(rows: Sequence[Row], metric: AnyMetric) -> Row:
         return (math.inf if row.val != row.val else value), row.members
 
     return min(rows, key=rank)
-
-
-def _figure(value: float) -> str:
-    return "undefined" if value != value else f"{value:.4g}"
