@@ -2,8 +2,9 @@
 
     python benchmarks/coverage.py
 
-Each line is one kind of figure and one number of test rows; beside our intervals stand those of the
-plain percentiles and of BCa without the widened tails, of the same resamples.
+Each line is one kind of figure and one number of test rows.  Ours are percentiles that are expanded
+for few rows (``ensemble/statistics.py``); beside them stand plain ones, and BCa (B. Efron, Better
+Bootstrap Confidence Intervals, 1987) with plain and with expanded tails, of the same resamples.
 """
 
 import math
@@ -15,7 +16,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 from torch.nn.functional import softplus
-from torch.special import ndtri
+from torch.special import ndtr, ndtri
 
 from ensemble import statistics as ours
 
@@ -55,23 +56,39 @@ def losses(draw: torch.Generator, count: int) -> Pair:
     return softplus(sign_N * (1.3 * odds_N + noise_N)), softplus(sign_N * 0.7 * odds_N)
 
 
+def bca(pair: Pair, finish: Callable[[Tensor], Tensor], excess_S: Tensor, z: float) -> list[float]:
+    """Return the percentiles of BCa: corrected for bias and for the skewness of the jackknife."""
+    rows_N2 = torch.stack(pair, dim=1)
+    a_N, b_N = ((rows_N2.sum(dim=0) - rows_N2) / (len(rows_N2) - 1)).unbind(dim=1)
+    left_out_N = finish(a_N) - finish(b_N)
+    pulls_N = left_out_N.mean() - left_out_N
+    skew = float(pulls_N.pow(3).sum() / (6 * pulls_N.square().sum().pow(1.5)).clamp(min=1e-30))
+    below = (1 - excess_S.sign().mean()) / 2  # those at it count half
+    bias = float(ndtri(below.clamp(1e-3, 1 - 1e-3)))
+    ends = [bias + (bias + side) / (1 - skew * (bias + side)) for side in (z, -z)]
+    return ndtr(torch.tensor(ends, dtype=torch.float64)).tolist()
+
+
 def intervals(pair: Pair, finish: Callable[[Tensor], Tensor], seed: int) -> dict[str, list[float]]:
     """Return the ends of each kind of interval, of the same 1,000 resamples."""
     a_N, b_N = pair
     draw = torch.Generator().manual_seed(seed)
-    group_N = torch.randperm(len(a_N), generator=draw) % min(len(a_N), ours.GROUPS)
+    group_N = torch.randperm(len(a_N), generator=draw)  # so few rows are groups of one
     deltas_S = ours._resampled(a_N, b_N, finish, group_N, 1_000, draw)
     excess_S = deltas_S - (finish(a_N.mean()) - finish(b_N.mean()))
     excess_S = excess_S.where(excess_S.abs() > 1e-12, 0.0)
-    left_out_G = ours._left_out(a_N, b_N, finish, group_N)
-    wide, plain = ours._expanded(LEVEL, len(a_N)), ours._expanded(LEVEL, 1_000_000_000)
+    wide, plain = ours._tail(LEVEL, len(a_N)), (1 - LEVEL) / 2
+    normal = [float(ndtri(torch.tensor(tail, dtype=torch.float64))) for tail in (wide, plain)]
     tails = {
-        "ours": ours._corrected(wide, excess_S, left_out_G),
-        "BCa": ours._corrected(plain, excess_S, left_out_G),
-        "percentile": torch.special.ndtr(torch.tensor([plain, -plain], dtype=torch.float64)),
-        "expanded": torch.special.ndtr(torch.tensor([wide, -wide], dtype=torch.float64)),
+        "ours": [wide, 1 - wide],
+        "percentile": [plain, 1 - plain],
+        "BCa": bca(pair, finish, excess_S, normal[1]),
+        "BCa, expanded": bca(pair, finish, excess_S, normal[0]),
     }
-    return {name: torch.quantile(deltas_S, tails_2).tolist() for name, tails_2 in tails.items()}
+    return {
+        name: torch.quantile(deltas_S, torch.tensor(ends, dtype=torch.float64)).tolist()
+        for name, ends in tails.items()
+    }
 
 
 def main(repetitions: int) -> None:

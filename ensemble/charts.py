@@ -13,6 +13,7 @@ from ensemble.plots import (
     Scale,
     Shape,
     area,
+    captions,
     dot,
     horizontal,
     line,

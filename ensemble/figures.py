@@ -29,6 +29,8 @@ def chance(p_value: float | None) -> str:
     """
     if p_value is None:
         return ""
+    if p_value != p_value:
+        return "undefined"
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 

@@ -83,7 +83,7 @@ def _tables(comparison: Comparison, room: int) -> list[str]:
 
 def _width(lines: Sequence[Mapping[str, str]]) -> int:
     """How wide a table of these cells is."""
-    widest = [max(len(key), *(len(line[key]) for line in lines)) for key in lines[0]]
+    widest = [max(len(key) + 2, *(len(line[key]) for line in lines)) for key in lines[0]]
     return sum(widest) + 2 * (len(widest) - 1)
 
 

@@ -200,7 +200,7 @@ def test_the_verdict_names_what_to_ship_and_proves_it_on_test_rows(shared):
     best = max(comparison.rows[3:5], key=lambda row: row.val)
     assert f"For the cost of 6 models, ship {best.name}." in many
     assert "really better (p" in many
-    assert f"nll {best.figures['nll']:.4g} against" in many
+    assert f"nll {best.figures['nll']:.4f} against" in many
 
 
 def test_the_table_fits_80_columns_and_explains_its_columns(shared):
@@ -319,7 +319,7 @@ def test_predictions_that_are_no_numbers_name_the_member(registry):
     (burst,) = registry.add([new])
     registry.publish(burst.id, state, epoch=1, epochs=1, metrics={"val_loss": 1.0}, seconds=1.0)
     with pytest.raises(
-        MembersError, match=r"however burst/seed=9 predicts none for validation row 0"
+        MembersError, match=r"however burst/seed=9 predicts none for validation row \d"
     ):
         compare(registry, registry.runs())
     assert compare(registry, runs).looks == 2
@@ -375,7 +375,7 @@ def test_regression_has_a_mean_single_with_an_interval(registry):
 
 def test_portions_are_as_the_whole(shared, monkeypatch):
     registry, _, comparison = shared
-    monkeypatch.setattr("ensemble.entrants.CELLS", 7_000)
+    monkeypatch.setattr("ensemble.entrants.CELLS", 20_000)
     portioned = compare(registry, registry.runs(), metric=["accuracy", "nll", "roc_auc"])
     for one, other in zip(comparison.rows, portioned.rows, strict=True):
         assert one.test == other.test
@@ -401,7 +401,7 @@ def test_metrics_are_found_by_name():
 
 
 def test_several_splits_are_compared_each_and_then_together(registry, tmp_path):
-    for split in range(3):
+    for split in range(2):
         runs = trained(
             registry, {"ref": "iris", "split_seed": split}, seeds=2, name=f"iris-{split}"
         )
@@ -418,15 +418,15 @@ def test_several_splits_are_compared_each_and_then_together(registry, tmp_path):
     assert [split["baseline"] for split in answer["splits"]] == [one.baseline for one in told]
     pool = next(row for row in answer["rows"] if row["name"] == "predictions-mean")
     deltas = [one.rows[-1].delta for one in told]
-    spread = np.std(deltas, ddof=1) * math.sqrt(1 / 3 + 30 / 90)
-    low, high = stats.t.interval(0.95, 2, np.mean(deltas), spread)
-    assert (pool["splits"], pool["delta"]) == (3, pytest.approx(np.mean(deltas)))
+    spread = np.std(deltas, ddof=1) * math.sqrt(1 / 2 + 30 / 90)
+    low, high = stats.t.interval(0.95, 1, np.mean(deltas), spread)
+    assert (pool["splits"], pool["delta"]) == (2, pytest.approx(np.mean(deltas)))
     if spread:
         assert (pool["ci_low"], pool["ci_high"]) == pytest.approx((low, high))
     assert pool["better"] == sum(delta > 0 for delta in deltas)
     table = run("iris-*", "--repeated").stdout
-    assert "means over 3 splits" in table
-    assert f"{pool['better']} of 3" in table
+    assert "means over 2 splits" in table
+    assert f"{pool['better']} of 2" in table
     assert "on one; train some with another data.split_seed" in run("iris-0", "--repeated").stderr
     assert run("iris-*", "--repeated", "--html", "x.html").exit_code == 2
     assert run("iris-*").exit_code == 2
