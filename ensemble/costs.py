@@ -36,7 +36,7 @@ class Cost:
     inference_ms_256: float
 
 
-class Operations(Watcher):
+class Operations(Watcher):  # type: ignore[no-untyped-call]  # torch has no types here
     """Counts floating-point operations while it is entered, by PyTorch's own formulas.
 
     ``FlopCounterMode`` does the same and more, and first imports the compiler, which takes seconds.
@@ -59,7 +59,8 @@ def cost(entrant: Entrant) -> Cost:
     for group, _ in entrant.groups:  # of one model each
         table, run, count = entrant.table, group[0], len(group)
         module, data = table.module(run).eval(), table.own(run)
-        with Operations() as counter, torch.no_grad():
+        counter = Operations()  # type: ignore[no-untyped-call]  # torch has no types here
+        with counter, torch.no_grad():
             module(data.prepare(data.test.x[:1]))
         params += count * sum(parameter.numel() for parameter in module.parameters())
         flops += count * counter.total

@@ -52,7 +52,7 @@ def curves_plot(
         if courses[run.id]:
             epoch, loss = courses[run.id][-1]
             shapes.append(dot(x(epoch), y(loss), f"end {look}", f"{run.label} ends", 2.5))
-        if run.best_epoch in at:
+        if run.best_epoch is not None and run.best_epoch in at:
             told = f"{run.label}: best epoch {run.best_epoch}"
             shapes.append(dot(x(run.best_epoch), y(at[run.best_epoch]), f"dot {look}", told, 3.5))
     return Plot(

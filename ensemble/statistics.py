@@ -15,9 +15,9 @@ With rows a_i of the candidate and b_i of the baseline, and a metric finish(mean
   E. J. G. Pitman 1937; B. Phipson & G. K. Smyth, Permutation P-values Should Never Be Zero, 2010.
 
 Percentiles were chosen over BCa (B. Efron, Better Bootstrap Confidence Intervals, 1987) by
-simulation: of NLL and of the accuracy of few rows BCa is better by half a point, of RMSE with heavy
-tails its estimate of skewness is so unsure that 95 % intervals hold 89 %, these 93 %.  All cases are
-in ``docs/comparison.md``, from ``benchmarks/coverage.py``.
+simulation: of NLL and of the accuracy of few rows BCa is better by half a point, of RMSE with
+heavy tails its estimate of skewness is so unsure that 95 % intervals hold 89 %, these 93 %.  All
+cases are in ``docs/comparison.md``, from ``benchmarks/coverage.py``.
 
 Metrics that are no mean of rows, such as an area under a curve, have the same interval: a resample
 draws rows with replacement, and both figures are computed of the rows it drew, as weights

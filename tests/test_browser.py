@@ -2,8 +2,10 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
+import servers
 from test_report import EVIL, made
 
 from ensemble.report import html
@@ -15,12 +17,11 @@ SIZES = {"phone": (360, 740), "tablet": (820, 1100), "desktop": (1440, 900)}
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium; where there is none the tests are left out, but not in CI."""
+    servers.need("playwright")
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         told = f"the report is tested in a browser, however none of {', '.join(BROWSERS)} is there"
-        if os.environ.get("CI") == "true":
-            pytest.fail(told)
-        pytest.skip(told)
+        pytest.fail(told) if os.environ.get("CI") == "true" else pytest.skip(told)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -32,8 +33,6 @@ def browser():
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """A report whose data have a hostile name."""
-    from dataclasses import replace
-
     folder = tmp_path_factory.mktemp("report")
     comparison, histories = made(folder, "digits", seeds=6)
     path = folder / "report.html"

@@ -100,7 +100,7 @@ def test_hostile_names_are_text(iris):
         baseline=rows[0].name,
         rows=rows,
         singles=singles,
-        verdict=[EVIL],
+        verdict=[EVIL for _ in comparison.verdict],
         reliability={EVIL + name: bins for name, bins in comparison.reliability.items()},
     )
     clean, outline = Outline(html(*iris)), Outline(html(hostile, histories))
@@ -194,7 +194,7 @@ def test_the_command_writes_the_report_and_the_table(iris, tmp_path, monkeypatch
 
 def test_a_report_that_cannot_be_written_leaves_nothing(iris, tmp_path):
     comparison, registry = (
-        replace(iris[0], singles=[]),
+        replace(iris[0], singles=[], diversity=None),
         Registry(f"sqlite:///{tmp_path}/r.db", tmp_path / "b"),
     )
     with registry, pytest.raises(UsageError, match="cannot be written"):
