@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ensemble.robust import median, trimmed_mean
     from ensemble.selection import budgeted_selection, greedy_selection
     from ensemble.serving import Predictor, predictor
+    from ensemble.significance import holm, mcnemar
     from ensemble.soup import Soup, greedy_soup
     from ensemble.spherical import lerp, multislerp, slerp
     from ensemble.statistics import paired_bootstrap
@@ -86,9 +87,11 @@ __all__ = [
     "gram_matrices",
     "greedy_selection",
     "greedy_soup",
+    "holm",
     "lawa",
     "learned_soup",
     "lerp",
+    "mcnemar",
     "median",
     "methods",
     "model_stock",
@@ -146,9 +149,11 @@ _HOMES = {
     "gram_matrices": "regression",
     "greedy_selection": "selection",
     "greedy_soup": "soup",
+    "holm": "significance",
     "lawa": "trajectory",
     "learned_soup": "learned",
     "lerp": "spherical",
+    "mcnemar": "significance",
     "median": "robust",
     "methods": "catalogue",
     "model_stock": "stock",

@@ -63,26 +63,71 @@ def ensemble(
     echo(product_text(product, form))
 
 
-@click.command()
+@click.command(short_help="Compare ensembles with the best single model.")
 @refs_argument
-@click.option("--metric", metavar="M", help="What to compare by; accuracy or rmse by default.")
+@click.option(
+    "--metric",
+    "metrics",
+    metavar="M",
+    multiple=True,
+    help="What to compare by, accuracy or rmse by default; may be repeated, the first decides.",
+)
+@click.option(
+    "--equal-compute",
+    is_flag=True,
+    help="Train one model as long as all together, and compare it too.",
+)
+@click.option(
+    "--repeated",
+    is_flag=True,
+    help="Compare on each of several splits, and take means over these.",
+)
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write a report with figures too, one file that needs no network.",
+)
 @trust_option
 @places
 @format_option
-def compare(refs: Sequence[str], metric: str | None, registry: str, blobs: str, form: Any) -> None:
+def compare(
+    refs: Sequence[str],
+    metrics: Sequence[str],
+    equal_compute: bool,
+    repeated: bool,
+    html: Path | None,
+    registry: str,
+    blobs: str,
+    form: Any,
+) -> None:
     """Compare ensembles with the best single model on the test rows.
 
     Without REFs: the models of the latest train-many and all that was made of them.
     """
     from ensemble.comparison import compare as compare_runs
+    from ensemble.errors import OptionError
     from ensemble.members import candidates
-    from ensemble.text import comparison_text
+    from ensemble.repeats import by_split, repeated_text
+    from ensemble.report import write
+    from ensemble.scoreboard import comparison_text
+    from zoo.progress import Progress
     from zoo.registry import Registry
 
+    if repeated and html:
+        raise OptionError("--html reports on one split, however --repeated asks for several")
     with Registry(registry, blobs, create=False) as opened:
-        comparison = compare_runs(opened, candidates(opened, refs), metric=metric)
+        runs = candidates(opened, refs)
+        with Progress() as watch:
+            told = [
+                compare_runs(opened, some, metric=metrics, equal_compute=equal_compute, watch=watch)
+                for some in (by_split(runs) if repeated else [runs])
+            ]
+        if html:
+            write(html, opened, told[0])
+            echo(f"report: {html}", err=True)
     width = shutil.get_terminal_size().columns
-    echo(comparison_text(comparison, form, width))
+    echo(repeated_text(told, form) if repeated else comparison_text(told[0], form, width))
 
 
 @click.command(short_help="Predict new rows.")

@@ -6,270 +6,202 @@ chosen on the validation rows; the test rows serve to report, once, and select n
 
 import math
 import statistics
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from ensemble.errors import EmptyError
-from ensemble.heldout import Pool, pooling
-from ensemble.members import Bench, alike, bench
-from ensemble.metrics import METRICS, AnyMetric, Metric, find
-from ensemble.pools import pool_of
-from ensemble.predictions import mean
-from ensemble.snapshots import members_of
-from ensemble.statistics import Interval, paired_bootstrap
-from zoo.choice import threads
+from ensemble.costs import cost
+from ensemble.crowd import Score, figures_of, meet, together, worth
+from ensemble.entrants import Entrant, entrants, found
+from ensemble.longer import train_longer
+from ensemble.members import bench
+from ensemble.metrics import AnyMetric, find
+from ensemble.reliability import Bin, calibration_curve
+from ensemble.significance import holm
+from ensemble.standings import Comparison, Row
+from ensemble.statistics import Interval, interval_of
+from ensemble.verdicts import verdict
 from zoo.registry import Registry, Run
+from zoo.training import Event
 
-ROWS_TIMED = 64
-Kind = Literal["single", "predictions", "weights", "distilled", "baseline"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One candidate.
-
-    ``delta`` is the candidate's test metric minus the baseline's, ``ci_low`` and ``ci_high`` its
-    95 % interval, all on paired test rows.  ``figures`` are the task's metrics but accuracy, and of
-    several targets each one's own (``rmse[price]``), nan where one is undefined.
-    ``inference_ms`` is the shortest of 30 timings of 64 rows on one CPU thread;
-    ``trained_epochs`` what it took to train everything the candidate needs.
-    """
-
-    name: str
-    kind: Kind
-    method: str | None
-    members: int
-    val: float
-    test: float
-    delta: float
-    ci_low: float | None
-    ci_high: float | None
-    p_value: float | None
-    figures: Mapping[str, float]
-    params: int | None = None
-    inference_ms: float | None = None
-    trained_epochs: int | None = None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All candidates, the baseline first.
-
-    ``validated_on`` counts the different sets of validation rows that the singles have: 1, or more
-    with folds or draws of their own.
-    """
-
-    task: str
-    data: str
-    metric: str
-    direction: str
-    baseline: str
-    n_test: int
-    validated_on: int
-    rows: list[Row]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the machine-readable form, in which the figures of a row are keys like others."""
-        rows = []
-        for row in self.rows:
-            cells = asdict(row)
-            place = list(cells).index("figures")
-            before, after = list(cells.items())[:place], list(cells.items())[place + 1 :]
-            rows.append({**dict(before), **row.figures, **dict(after)})
-        head = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rows"}
-        return {"schema": 1, **head, "rows": rows}
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """What the loop needs of a candidate."""
-
-    name: str
-    kind: Kind
-    method: str | None
-    runs: list[Run]
-    pool: Pool
-    epochs: int | None
-
-    def validation(self, table: Bench) -> tuple[Tensor, Tensor]:
-        """What it predicts for rows that validate it (:meth:`Bench.loss`), and their targets."""
-        return table.validation(self.runs, self.pool)
-
-    def predictions(self, table: Bench) -> Tensor:
-        """What it predicts for the test rows (see :meth:`Bench.loss`)."""
-        return self.pool(table.outputs(self.runs, "test"), range(len(self.runs)))
+SAME = Interval(0.0, 0.0, 0.0, 1.0)
 
 
 def compare(
-    registry: Registry, runs: Sequence[Run], *, metric: str | None = None, frame: Any = None
+    registry: Registry,
+    runs: Sequence[Run],
+    *,
+    metric: str | Sequence[str] | None = None,
+    equal_compute: bool = False,
+    frame: Any = None,
+    watch: Callable[[Event], None] = lambda event: None,
 ) -> Comparison:
     """Compare single models and what was made of them.
 
     Args:
-        registry: where the runs are.
+        registry: where the runs are; it counts how often their test rows were looked at.
         runs: finished runs of any kind; the members of ensembles count as single models too.
         metric: what is compared: ``accuracy`` or ``rmse`` by default, or any other of the task in
-            :data:`ensemble.metrics.METRICS`.
+            :data:`ensemble.metrics.METRICS`; of several the first decides.
+        equal_compute: train one model for as many epochs as all single models took together (see
+            :func:`ensemble.longer.train_longer`), unless it is there already.
         frame: the table that the runs learnt from, where it was not a file.
+        watch: is told what happens where a model is trained.
 
     Raises:
-        EnsembleError: where the runs do not share their data, or there is no single model.
+        EnsembleError: where the runs do not share their data, or there is no single model, or one
+            predicts what is no number.
     """
-    singles, products = _sorted_out(registry, runs)
+    singles, products = found(registry, runs)
     table = bench(registry, [*singles, *products], frame)
-    chosen = find(table.data.task, metric or table.metric.name)
-    candidates = [_candidate(table, run) for run in [*singles, *products]]
-    test_targets = table.targets("test")
-    val = [chosen(*candidate.validation(table)) for candidate in candidates]
-    test = [candidate.predictions(table) for candidate in candidates]
-    best = min(
-        range(len(singles)),
-        key=lambda k: (_worth(val[k], chosen), table.loss(*candidates[k].validation(table))),
-    )
-    rows = [_row(table, candidates[best], val[best], Interval(0.0, 0.0, 0.0, 1.0), chosen)]
-    if len(singles) > 1:
-        predicted = test[: len(singles)]
-        rows.append(
-            _mean_row(table, candidates[: len(singles)], val, predicted, test[best], chosen)
-        )
-    for k in range(len(singles), len(candidates)):
-        interval = chosen.interval(test[k], test[best], test_targets)
-        rows.append(_row(table, candidates[k], val[k], interval, chosen))
+    task, asked = table.data.task, [metric] if isinstance(metric, str) else [*(metric or ())]
+    metrics = [find(task, name) for name in asked] or [table.metric]
+    metrics = list({one.name: one for one in metrics}.values())
+    alone, made = entrants(registry, table, singles, products)
+    looks = registry.look(singles[0])
+    scores, resamples = meet(table, alone, metrics)
+    best = min(scores, key=lambda score: (worth(score.val[0], metrics[0]), score.loss))
+    base, targets = best.entrant.predictions("test"), table.targets("test")
+    if equal_compute:
+        longer = train_longer(registry, best.entrant.run, singles, frame=frame, watch=watch)
+        if longer.id not in {run.id for run in products}:
+            made += entrants(registry, table, [], [longer])[1]
+    same = [SAME for _ in metrics]
+    rows = [_row(best.entrant, best.val[0], base, targets, same, metrics)]
+    reliability = {best.entrant.name: _bins(base, targets, task)}
+    if len(alone) > 1:
+        rows += _baselines(scores, resamples, base, targets, metrics)
+    for entrant in made:
+        val = metrics[0](*entrant.validation())
+        told = entrant.predictions("test")
+        intervals = [one.interval(told, base, targets) for one in metrics]
+        rows.append(_row(entrant, val, told, targets, intervals, metrics))
+        reliability[entrant.name] = _bins(told, targets, task)
+    rows = _corrected(rows, metrics)
+    differ, grown, by = together(table, alone, metrics[0]) if len(alone) > 1 else (None, [], "")
     return Comparison(
-        task=table.data.task,
+        task=task,
         data=table.data.ref,
-        metric=chosen.name,
-        direction=chosen.direction,
-        baseline=candidates[best].name,
-        n_test=len(test_targets),
+        metric=metrics[0].name,
+        direction=metrics[0].direction,
+        baseline=rows[0].name,
+        n_train=len(table.data.train.y),
+        n_test=len(targets),
+        looks=looks,
         validated_on=len({run.split_hash for run in singles}),
+        metrics=[one.name for one in metrics],
+        verdict=verdict(rows, metrics),
         rows=rows,
+        diversity=differ,
+        growth=grown,
+        growth_metric=by,
+        reliability={name: bins for name, bins in reliability.items() if bins},
+        singles=[entrant.run for entrant in alone],
     )
 
 
-def _sorted_out(registry: Registry, runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Return the single models, those that products were made of included, and the products."""
-    finished = [run for run in runs if run.status == "finished"]
-    everyone = {run.id: run for run in finished}
-    fresh = finished
-    while fresh:  # the parents of what is there, and theirs
-        parents = dict.fromkeys(parent for run in fresh for parent in run.parents)
-        known = registry.by_id(parents.keys() - everyone.keys())
-        fresh = [known[parent] for parent in parents if parent in known]
-        everyone |= {run.id: run for run in fresh}
-    singles = [run for run in everyone.values() if run.kind == "single"]
-    if not singles:
-        raise EmptyError("a comparison needs a finished single model, however there is none")
-    return singles, [run for run in finished if run.kind != "single"]
-
-
-def _worth(value: float, metric: AnyMetric) -> float:
-    """Return what can be sorted by, the best first and what is undefined last."""
-    if value != value:
-        return math.inf
-    return -value if metric.direction == "max" else value
-
-
-def _candidate(table: Bench, run: Run) -> _Candidate:
-    if run.kind != "predictions":
-        method = run.config.get("method") if run.kind == "weights" else None
-        pool = pooling(partial(table.pool, mean), {})
-        return _Candidate(run.label, run.kind, method, [run], pool, run.epochs)
-    members = members_of(table.registry, run)
-    return _Candidate(run.label, run.kind, run.config["method"], members, pool_of(run), run.epochs)
-
-
-def _row(
-    table: Bench, candidate: _Candidate, val: float, interval: Interval, metric: AnyMetric
-) -> Row:
-    predictions, targets = candidate.predictions(table), table.targets("test")
-    return Row(
-        name=candidate.name,
-        kind=candidate.kind,
-        method=candidate.method,
-        members=len(candidate.runs),
-        val=val,
-        test=metric(predictions, targets),
-        delta=interval.delta,
-        ci_low=interval.low,
-        ci_high=interval.high,
-        p_value=interval.p_value,
-        params=sum(_parameters(table, run) for run in candidate.runs),
-        inference_ms=_milliseconds(table, candidate),
-        trained_epochs=candidate.epochs or 0,
-        figures=_figures(table, predictions, targets),
-    )
-
-
-def _mean_row(
-    table: Bench,
-    singles: Sequence[_Candidate],
-    val: Sequence[float],
-    predictions: Sequence[Tensor],
-    base: Tensor,
-    metric: AnyMetric,
-) -> Row:
-    """The mean single model: what one gets who trains once and does not choose."""
-    targets = table.targets("test")
-    figures = [_figures(table, prediction, targets) for prediction in predictions]
-    test = statistics.fmean(metric(prediction, targets) for prediction in predictions)
-    interval = None
-    # The mean of figures is the figure of mean rows unless, say, a root is taken of each.
-    if isinstance(metric, Metric) and metric.affine:
-        rows_N = torch.stack([metric.rows(p, targets) for p in predictions]).mean(dim=0)
-        interval = paired_bootstrap(rows_N, metric.rows(base, targets), metric.finish)
-    return Row(
-        name=f"mean of {len(singles)} singles",
+def _baselines(
+    scores: Sequence[Score],
+    resamples: Sequence[Tensor],
+    predictions: Tensor,
+    targets: Tensor,
+    metrics: Sequence[AnyMetric],
+) -> list[Row]:
+    """The mean single model, what one gets who does not choose; and the best on the test rows."""
+    epochs = [score.entrant.trained_epochs for score in scores]
+    means = [statistics.fmean(values) for values in zip(*(s.test for s in scores), strict=True)]
+    base = [one(predictions, targets) for one in metrics]
+    intervals = [
+        interval_of(mean - own, mean_S - one.resamples(predictions, targets), len(targets))
+        for mean, own, mean_S, one in zip(means, base, resamples, metrics, strict=True)
+    ]
+    mean = Row(
+        name=f"mean of {len(scores)} singles",
         kind="baseline",
         method="mean",
         members=1,
-        val=statistics.fmean(val[: len(singles)]),
-        test=test,
-        delta=test - metric(base, targets),
-        ci_low=interval.low if interval else None,
-        ci_high=interval.high if interval else None,
-        p_value=interval.p_value if interval else None,
-        trained_epochs=round(statistics.fmean(run.epochs or 0 for c in singles for run in c.runs)),
-        figures={name: statistics.fmean(figure[name] for figure in figures) for name in figures[0]},
+        val=statistics.fmean(score.val[0] for score in scores),
+        **_compared(means, [tuple(interval) for interval in intervals], metrics),
+        figures={
+            name: statistics.fmean(score.figures[name] for score in scores)
+            for name in scores[0].figures
+        },
+        trained_epochs=round(statistics.fmean(epochs)),
+    )
+    luckiest = min(scores, key=lambda score: worth(score.test[0], metrics[0]))
+    chosen = [(test - own, None, None, None) for test, own in zip(luckiest.test, base, strict=True)]
+    oracle = Row(
+        name="oracle single",
+        kind="baseline",
+        method="oracle",
+        members=1,
+        val=luckiest.val[0],
+        **_compared(luckiest.test, chosen, metrics),
+        figures=luckiest.figures,
+        trained_epochs=sum(epochs),
+    )
+    return [mean, oracle]
+
+
+def _row(
+    entrant: Entrant,
+    val: float,
+    predictions: Tensor,
+    targets: Tensor,
+    intervals: Sequence[Interval],
+    metrics: Sequence[AnyMetric],
+) -> Row:
+    run = entrant.run
+    tests = [one(predictions, targets) for one in metrics]
+    return Row(
+        name=entrant.name,
+        kind=run.kind,
+        method="longer" if run.kind == "baseline" else run.config.get("method"),
+        members=len(entrant.runs),
+        val=val,
+        **_compared(tests, [tuple(interval) for interval in intervals], metrics),
+        figures=figures_of(entrant.table, predictions, targets),
+        **vars(cost(entrant)),
+        trained_epochs=entrant.trained_epochs,
     )
 
 
-def _figures(table: Bench, predictions: Tensor, targets: Tensor) -> dict[str, float]:
-    """Measure every metric that is reported."""
-    metrics = METRICS[table.data.task]
-    figures = {n: m(predictions, targets) for n, m in metrics.items() if n != "accuracy"}
-    if targets.ndim == 1 or table.data.task != "regression":
-        return figures
-    names = table.data.preprocessing["target"]["names"]
-    own = {
-        f"{n}[{target}]": m(predictions[:, t], targets[:, t])
-        for t, target in enumerate(names)
-        for n, m in metrics.items()
-    }
-    return figures | own
-
-
-def _parameters(table: Bench, run: Run) -> int:
-    return sum(parameter.numel() for parameter in table.module(run).parameters())
-
-
-def _milliseconds(table: Bench, candidate: _Candidate) -> float:
-    """Return the shortest time to predict 64 rows on one thread, members run together, pooled."""
-    forwards = [
-        (table.predictor(group), table.own(group[0]).test.x[:ROWS_TIMED])
-        for group in alike(candidate.runs)
+def _compared(
+    tests: Sequence[float],
+    intervals: Sequence[tuple[float | None, ...]],
+    metrics: Sequence[AnyMetric],
+) -> dict[str, Any]:
+    """The cells of the first metric, and those of the others, named by their metric."""
+    names = ("test", "delta", "ci_low", "ci_high", "p_value", "p_holm")
+    cells = [
+        dict(zip(names, (test, *interval, None), strict=True))
+        for test, interval in zip(tests, intervals, strict=True)
     ]
-    everyone = range(len(candidate.runs))
-    times = []
-    with threads(1):  # several would measure what else the machine is doing
-        for _ in range(30):
-            start = time.perf_counter()
-            candidate.pool(torch.cat([forward(x_N) for forward, x_N in forwards]), everyone)
-            times.append(time.perf_counter() - start)
-    return 1e3 * min(times)
+    others = {
+        f"{name}[{one.name}]": value
+        for one, more in zip(metrics[1:], cells[1:], strict=True)
+        for name, value in more.items()
+    }
+    return {**cells[0], "others": others}
+
+
+def _corrected(rows: Sequence[Row], metrics: Sequence[AnyMetric]) -> list[Row]:
+    """Correct the p-values of each metric for how many rows are compared with the baseline."""
+    told = list(rows)
+    for place, one in enumerate(metrics):
+        key = f"[{one.name}]" if place else ""
+        cells = [row.others[f"p_value{key}"] if key else row.p_value for row in rows]
+        known = [math.nan if cell is None else cell for cell in cells[1:]]
+        for k, p in enumerate(holm(known), 1):
+            corrected = None if cells[k] is None else p
+            if key:
+                told[k] = replace(told[k], others={**told[k].others, f"p_holm{key}": corrected})
+            else:
+                told[k] = replace(told[k], p_holm=corrected)
+    return told
+
+
+def _bins(predictions: Tensor, targets: Tensor, task: str) -> list[Bin]:
+    return [] if task == "regression" else calibration_curve(predictions, targets)

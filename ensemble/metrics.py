@@ -14,7 +14,14 @@ from torch import Tensor
 
 from ensemble import scores, whole
 from ensemble.errors import OptionError, nearest
-from ensemble.statistics import Interval, paired_bootstrap, weighted_bootstrap
+from ensemble.significance import mcnemar
+from ensemble.statistics import (
+    Interval,
+    paired_bootstrap,
+    resampled_figures,
+    resampled_means,
+    weighted_bootstrap,
+)
 
 Direction: TypeAlias = Literal["min", "max"]
 
@@ -29,6 +36,8 @@ class Metric:
 
     ``finish`` is monotone and works on tensors of any shape, one mean per element.  ``affine``
     tells whether it keeps means, so that the mean of several figures is the figure of mean rows.
+    ``binary`` rows are 0 or 1, and are compared by McNemar's test.  ``joint`` ones depend on each
+    other, so that they cannot be computed portion by portion.
 
     >>> round(METRICS["regression"]["rmse"](torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])), 6)
     1.414214
@@ -39,6 +48,8 @@ class Metric:
     rows: Callable[[Tensor, Tensor], Tensor]
     finish: Callable[[Tensor], Tensor] = _itself
     affine: bool = True
+    binary: bool = False
+    joint: bool = False
 
     def __call__(self, predictions: Tensor, targets: Tensor) -> float:
         """Score predictions; nan where the figure is undefined."""
@@ -47,7 +58,12 @@ class Metric:
     def interval(self, candidate: Tensor, baseline: Tensor, targets: Tensor) -> Interval:
         """Compare a candidate's predictions with a baseline's, on the same rows."""
         pair = self.rows(candidate, targets), self.rows(baseline, targets)
-        return paired_bootstrap(*pair, self.finish)
+        interval = paired_bootstrap(*pair, self.finish)
+        return interval._replace(p_value=mcnemar(*pair)) if self.binary else interval
+
+    def resamples(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Return the figure of resampled rows, (S,), which are the same for all predictions."""
+        return self.finish(resampled_means(self.rows(predictions, targets)))
 
 
 @dataclass(frozen=True)
@@ -72,22 +88,27 @@ class WholeMetric:
         pair = self.whole(candidate, targets), self.whole(baseline, targets)
         return weighted_bootstrap(*pair, len(targets))
 
+    def resamples(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Return the figure of resampled rows, (S,), which are the same for all predictions."""
+        return resampled_figures(self.whole(predictions, targets), len(targets))
+
 
 AnyMetric: TypeAlias = Metric | WholeMetric
 
 # The first of a task is the one that members are ranked by; the others are reported in this order.
 _ROWS: Mapping[str, tuple[AnyMetric, ...]] = {
     "classification": (
-        Metric("accuracy", "max", scores.accuracy),
+        Metric("accuracy", "max", scores.accuracy, binary=True),
         Metric("nll", "min", scores.nll),
         Metric("brier", "min", scores.brier),
-        Metric("ece", "min", scores.ece),
+        Metric("ece", "min", scores.ece, joint=True),
+        Metric("adaptive_ece", "min", scores.adaptive_ece, joint=True),
         WholeMetric("balanced_accuracy", "max", whole.balanced_accuracy),
         WholeMetric("f1", "max", whole.f1),
         WholeMetric("roc_auc", "max", whole.roc_auc),
     ),
     "multilabel": (
-        Metric("accuracy", "max", scores.subset_accuracy),
+        Metric("accuracy", "max", scores.subset_accuracy, binary=True),
         Metric("nll", "min", scores.label_nll),
         Metric("brier", "min", scores.label_brier),
         Metric("hamming", "min", scores.hamming),
@@ -98,7 +119,7 @@ _ROWS: Mapping[str, tuple[AnyMetric, ...]] = {
     "regression": (
         Metric("rmse", "min", scores.squared_error, torch.sqrt, affine=False),
         Metric("mae", "min", scores.absolute_error),
-        Metric("r2", "max", scores.unexplained, lambda means: 1 - means),
+        Metric("r2", "max", scores.unexplained, lambda means: 1 - means, joint=True),
     ),
 }
 METRICS: Mapping[str, Mapping[str, AnyMetric]] = {

@@ -13,6 +13,7 @@ accuracy       1 where the most probable class is the label               --
 nll            -log p(label), in nats                                     Good 1952
 brier          sum over classes of (p - onehot)^2, from 0 to 2            Brier 1950
 ece            +-(confidence - correct), the sign that of its bin's mean  Guo et al. 2017
+adaptive_ece   the same, in bins of equally many rows                     Nguyen & O'Connor 2015
 rmse, mae, r2  squared or absolute error; squared error over variance     --
 =============  =========================================================  ======================
 
@@ -85,9 +86,23 @@ def ece(log_probabilities_NC: Tensor, labels_N: Tensor) -> Tensor:
     confidence_N, predicted_N = log_NC.exp().max(dim=1)
     gap_N = confidence_N - (predicted_N == labels_N).double()
     edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64, device=log_NC.device)
-    bin_N = torch.bucketize(confidence_N, edges[1:-1])
-    total_B = gap_N.new_zeros(BINS).index_add_(0, bin_N, gap_N)
-    return gap_N * total_B.sign()[bin_N]
+    return _signed(gap_N, torch.bucketize(confidence_N, edges[1:-1]))
+
+
+def adaptive_ece(log_probabilities_NC: Tensor, labels_N: Tensor) -> Tensor:
+    """Rows (N,) as those of :func:`ece`, in 15 bins of equally many rows.
+
+    K. Nguyen & B. O'Connor, Posterior Calibration and Exploratory Analysis for Natural Language
+    Processing Models, EMNLP 2015.  Where nearly all rows are confident, equal bins hold them in one
+    and miss what these tell apart.
+
+    >>> adaptive_ece(torch.tensor([[0.8, 0.2], [0.9, 0.1]]).log(), torch.tensor([0, 1])).mean()
+    tensor(0.5500, dtype=torch.float64)
+    """
+    log_NC = checked(log_probabilities_NC, labels_N)
+    confidence_N, predicted_N = log_NC.exp().max(dim=1)
+    gap_N = confidence_N - (predicted_N == labels_N).double()
+    return _signed(gap_N, masses(confidence_N, BINS))
 
 
 def subset_accuracy(log_odds_NL: Tensor, labels_NL: Tensor) -> Tensor:
@@ -202,6 +217,24 @@ def labelled(log_odds_NL: Tensor, labels_NL: Tensor) -> tuple[Tensor, Tensor]:
     if bool((bad_N := log_odds_NL.isnan().any(dim=1)).any()):
         raise EnsembleError(f"log-odds are numbers, however: nan in row {int(bad_N.nonzero()[0])}")
     return log_odds_NL.double(), labels_NL == 1
+
+
+def masses(confidence_N: Tensor, bins: int) -> Tensor:
+    """The bin of each row, int64 (N,), when rows in order are cut into bins of equally many.
+
+    Rows that are equal share the bin of the first of them.
+
+    >>> masses(torch.tensor([0.9, 0.5, 0.7, 0.7]), 2)
+    tensor([1, 0, 0, 0])
+    """
+    ordered_N = confidence_N.sort().values
+    return torch.searchsorted(ordered_N, confidence_N) * bins // len(confidence_N)
+
+
+def _signed(gap_N: Tensor, bin_N: Tensor) -> Tensor:
+    """Give each gap the sign of the sum of its bin's."""
+    total_B = gap_N.new_zeros(BINS).index_add_(0, bin_N, gap_N)
+    return gap_N * total_B.sign()[bin_N]
 
 
 def _rowwise(cells: Tensor) -> Tensor:

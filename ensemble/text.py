@@ -1,4 +1,4 @@
-"""What the combining commands print."""
+"""What the commands print that combine models."""
 
 import json
 import textwrap
@@ -6,19 +6,13 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from ensemble.catalogue import Method, Mode, methods
-from ensemble.comparison import Comparison, Row
+from ensemble.figures import figure
 from ensemble.ladder import Ladder
 from ensemble.pool_text import pool_json, pool_lines
 from ensemble.products import Product
+from ensemble.scoreboard import OWN_ROWS
 from zoo.render import Format, describe, render, to_json
 
-LEGEND = """\
-k: models run for each prediction; ms: for 64 rows; epochs: of training
-delta: test minus that of the best single, with a paired bootstrap interval;
-       an interval that holds 0 shows no difference"""
-OWN_ROWS = """\
-val: of each single on its own validation rows; of several on all of these,
-     each row predicted by those that did not train on it"""
 NEEDED = """\
 needs: found from the models and their data; --set weights=[2,1,1],
        --set base=REF and --set metric=roc_auc (for a score) give other ones.
@@ -26,11 +20,6 @@ options: --set KEY=VALUE; and around every method of predictions
        --set calibration=temperature|vector|isotonic; and of either mode
        --set snapshots=epoch|top, which pools checkpoints of each run"""
 METHOD_COLUMNS = ("mode", "method", "needs", "options", "ordered", "summary", "paper")
-SHOWN = {  # figures that have a column in the table; the other formats have all
-    "classification": ("nll", "brier", "ece"),
-    "multilabel": ("nll", "hamming", "f1"),
-    "regression": ("mae", "r2"),
-}
 
 
 def methods_text(form: Format) -> str:
@@ -100,9 +89,9 @@ def product_text(product: Product, form: Format) -> str:
     shown = {
         "product": product.run.name,
         "used": f"{len(product.used)} of {len(product.members)}",
-        f"val {product.metric}": _figure(product.val),
-        "best": _figure(product.best),
-        "mean": _figure(product.mean),
+        f"val {product.metric}": figure(product.val),
+        "best": figure(product.best),
+        "mean": figure(product.mean),
     }
     table = render([shown], list(shown), form)
     if form != "table":
@@ -118,8 +107,8 @@ def _climbed(product: Product, ladder: Ladder) -> list[str]:
     rows = [
         {
             "rung": rung.name + (" *" if rung is ladder.best else ""),
-            f"val {product.metric}": _figure(rung.figures[f"val_{product.metric}"]),
-            "val loss": _figure(rung.figures["val_loss"]),
+            f"val {product.metric}": figure(rung.figures[f"val_{product.metric}"]),
+            "val loss": figure(rung.figures["val_loss"]),
             "members": len(rung.used),
         }
         for rung in ladder.rungs
@@ -147,65 +136,3 @@ def _advice(product: Product) -> list[str]:
     if product.flight.collapses:
         lines.append("These members work together as --mode predictions.")
     return lines
-
-
-def comparison_text(comparison: Comparison, form: Format, width: int = 80) -> str:
-    """Write a comparison; as a table it is split in two where it would be wider than ``width``."""
-    if form == "json":
-        return to_json(comparison.to_json())
-    if form != "table":
-        rows = comparison.to_json()["rows"]
-        return render(rows, list(rows[0]), form)
-    lines = [_line(row, comparison) for row in comparison.rows]
-    columns = list(lines[0])
-    whole = render(lines, columns, form)
-    tables = [whole]
-    if max(map(len, whole.splitlines())) > width:
-        split = columns.index("delta [95% interval]") + 1
-        tables = [
-            render(lines, columns[:split], form),
-            render(lines, ["candidate", *columns[split:]], form),
-        ]
-    better = "higher" if comparison.direction == "max" else "lower"
-    head = (
-        f"{comparison.data}: {comparison.metric}, {better} is better; {comparison.n_test} test "
-        f"rows\nbest single by validation: {comparison.baseline}"
-    )
-    legend = LEGEND if comparison.validated_on == 1 else f"{LEGEND}\n{OWN_ROWS}"
-    return "\n\n".join([head, *tables, legend])
-
-
-def _line(row: Row, comparison: Comparison) -> dict[str, Any]:
-    """Write one candidate's cells; names are shortened by the zoo that all have in common."""
-    zoo = comparison.baseline.partition("/")[0]
-    best = row.name == comparison.baseline
-    scores = SHOWN[comparison.task]
-    return {
-        "candidate": "best single" if best else row.name.removeprefix(f"{zoo}."),
-        "k": row.members,
-        "val": _figure(row.val),
-        "test": _figure(row.test),
-        "delta [95% interval]": "" if best else _interval(row),
-        **{score: _figure(row.figures[score]) for score in scores},
-        "params": row.params,
-        "ms": None if row.inference_ms is None else f"{row.inference_ms:.2f}",
-        "epochs": row.trained_epochs,
-    }
-
-
-def _figure(value: float | None, sign: str = "") -> str:
-    """Write a figure with four digits after the point, or four in all where it is large."""
-    if value is None:
-        return ""
-    if value != value:
-        return "undefined"
-    return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.4g}"
-
-
-def _interval(row: Row) -> str:
-    if row.ci_low is None or row.ci_high is None:
-        return _figure(row.delta, "+")
-    if row.ci_low != row.ci_low:
-        return f"{_figure(row.delta, '+')} [undefined]"
-    low, high = _figure(row.ci_low, "+"), _figure(row.ci_high, "+")
-    return f"{_figure(row.delta, '+')} [{low}, {high}]"

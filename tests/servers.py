@@ -31,7 +31,7 @@ CREDENTIALS = {
 
 
 def need(module):
-    """Leave a test out where this machine lacks a server; where CI runs, that is a failure."""
+    """Leave a test out where this machine lacks what it needs; where CI runs, that is a failure."""
     if find_spec(module) is None:
         reason = f"{module} is not installed: pip install -e '.[test]'"
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)

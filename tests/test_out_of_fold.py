@@ -12,7 +12,8 @@ from ensemble.heldout import assemble, pooling
 from ensemble.members import MembersError, bench
 from ensemble.metrics import find
 from ensemble.predictions import mean, weighted
-from ensemble.text import comparison_text, product_text
+from ensemble.scoreboard import comparison_text
+from ensemble.text import product_text
 from zoo import Registry, parse, plan, train_many
 from zoo.data import load
 from zoo.models import restore

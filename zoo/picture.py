@@ -1,11 +1,8 @@
 """Learning curves as a picture for a report: one run in full, or many laid over each other."""
 
 import math
-import os
-import secrets
 import textwrap
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +10,7 @@ from zoo.curves import finite, judge, tally
 from zoo.drawing import spans_decades
 from zoo.errors import MismatchError, UsageError, nearest
 from zoo.registry import Run
+from zoo.replacing import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,16 +78,8 @@ def picture(path: Path, curves: Sequence[Curve]) -> None:
 
     with mpl.rc_context(STYLE):
         figure = _figure(curves, *metrics)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        try:
-            with temporary.open("xb") as file:
-                figure.savefig(file, format=form, metadata=FORMS[form])
-            os.replace(temporary, path)  # noqa: PTH105 - as in zoo.registry.blobs
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
-        finally:
-            with suppress(OSError):  # such as where its folder is none
-                temporary.unlink()
+        with replacing(path) as file:
+            figure.savefig(file, format=form, metadata=FORMS[form])
 
 
 def _figure(curves: Sequence[Curve], metric: str) -> "Figure":

@@ -104,6 +104,25 @@ def test_better_predictions_score_better_in_the_stated_direction(
     assert (better > worse) == (metric.direction == "max")
 
 
+def test_adaptive_bins_hold_equally_many_rows(scored: tuple[Tensor, Tensor]) -> None:
+    log_NC, labels_N = scored
+    order = log_NC.exp().max(1).values.argsort()
+    confidence_N, predicted_N = (part.double()[order].numpy() for part in log_NC.exp().max(1))
+    right_N = predicted_N == labels_N[order].numpy()
+    bins = np.arange(len(order)) * 15 // len(order)
+    expected = sum(
+        (bins == b).mean() * abs(confidence_N[bins == b].mean() - right_N[bins == b].mean())
+        for b in range(15)
+    )
+    assert CLASSES["adaptive_ece"](log_NC, labels_N) == pytest.approx(expected, abs=1e-6)
+
+
+def test_rows_of_one_confidence_share_an_adaptive_bin() -> None:
+    log_NC = torch.tensor([[0.8, 0.2]] * 30).log()
+    labels_N = torch.tensor([0] * 24 + [1] * 6)
+    assert CLASSES["adaptive_ece"](log_NC, labels_N) == pytest.approx(0, abs=1e-7)
+
+
 def test_bin_edges_belong_to_the_lower_bin() -> None:
     """0.8 is an edge of 15 bins: above it is another bin, so errors of opposite sign stay apart."""
     confidence = torch.tensor([12 / 15, 12 / 15 + 1e-9], dtype=torch.float64)
@@ -124,6 +143,7 @@ def test_one_class_among_the_labels_is_scored() -> None:
         "nll": -math.log(0.75 * 0.5) / 2,
         "brier": (2 * 0.25**2 + 2 * 0.5**2) / 2,
         "ece": 0.375,
+        "adaptive_ece": 0.375,
     }
     assert figures == pytest.approx(expected)
 

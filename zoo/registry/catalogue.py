@@ -185,6 +185,19 @@ class Catalogue:
         with self.database.read() as connection:
             return sql.select_runs(connection), sql.select_checkpoints(connection)
 
+    def look(self, run: Run) -> int:
+        """Count a look at the test rows of a run; return how many there were, this one included.
+
+        Runs of the same content and split share their test rows, and the count.
+        """
+        table = tables.look
+        key = {"data_fingerprint": run.data_fingerprint, "common_split": run.common_split}
+        query = select(table.c.count).filter_by(**key)
+        with self.database.write() as connection:
+            count = (connection.scalar(query) or 0) + 1
+            sql.upsert(connection, table, [{**key, "count": count, "last_at": sql.now()}])
+        return count
+
     def _known(self, run_id: str) -> Run:
         """Return what never changes of a run; of those worked on here it is read but once."""
         if run_id not in self._facts:

@@ -13,7 +13,7 @@ from zoo.settings import parse_value
 if TYPE_CHECKING:
     from zoo.data import Data  # imports torch, which lists of runs do not need
 
-Kind = Literal["single", "predictions", "weights", "distilled"]
+Kind = Literal["single", "predictions", "weights", "distilled", "baseline"]
 Status = Literal["queued", "running", "finished", "diverged", "failed", "interrupted"]
 CheckpointKind = Literal[
     "best", "last", "top", "epoch", "ema", "swa", "lawa", "optimiser", "state", "merged", "pool"

@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from zoo.registry.values import Figure
 
-SCHEMA = 3  # see zoo.registry.migrations
+SCHEMA = 4  # see zoo.registry.migrations
 BIG = BigInteger().with_variant(Integer, "sqlite")  # there an Integer has 64 bits already
 
 
@@ -116,4 +116,14 @@ checkpoint = Table(
     Column("created_at", String(32), nullable=False),
     Index("checkpoint_run", "run_id"),
     Index("checkpoint_content", "sha256"),
+)
+
+# How often the test rows that runs share were looked at.
+look = Table(
+    "look",
+    metadata,
+    Column("data_fingerprint", String(64), primary_key=True),
+    Column("common_split", String(64), primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("last_at", String(32), nullable=False),
 )

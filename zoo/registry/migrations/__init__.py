@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, insert
 
 from zoo.registry.tables import SCHEMA, meta
 
-STEPS = ("s0001_runs", "s0002_claims", "s0003_requests")
+STEPS = ("s0001_runs", "s0002_claims", "s0003_requests", "s0004_looks")
 
 
 def upgrade(connection: Connection, found: int) -> None:

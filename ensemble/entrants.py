@@ -1,0 +1,180 @@
+"""Who is compared: single models, and what was made of them, and what each predicts.
+
+A single model is an ensemble of one, so that all of them predict, count and cost alike.  Rows come
+in portions and few models at a time, so that memory is bounded however many there are of either.
+
+Shapes: K member, N sample, C class.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from ensemble.errors import EmptyError
+from ensemble.heldout import Pool, pooling
+from ensemble.members import Bench, MembersError, PartName, alike
+from ensemble.pools import pool_of
+from ensemble.predictions import mean
+from ensemble.snapshots import members_of
+from zoo.registry import Registry, Run
+
+CELLS = 1 << 23  # numbers that models predict at once
+TRAINED = ("single", "distilled", "baseline")  # kinds of runs that took epochs of their own
+MORE = "; leave it out, or train it anew with a smaller optim.lr"
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One model, or several that are pooled.
+
+    Attributes:
+        name: the label of the run.
+        run: what it is in the registry.
+        runs: the models that predict, one or several.
+        pool: from their outputs to predictions.
+        trained_epochs: what it took to train everything that it needs.
+    """
+
+    table: Bench
+    run: Run
+    runs: list[Run]
+    pool: Pool
+    trained_epochs: int
+
+    @property
+    def name(self) -> str:
+        """The label of its run."""
+        return self.run.label
+
+    @cached_property
+    def groups(self) -> list[tuple[list[Run], Callable[[Tensor], Tensor]]]:
+        """Models that run together, and the function by which they do."""
+        return [(group, self.table.predictor(group)) for group in alike(self.runs)]
+
+    def predictions(self, part: PartName) -> Tensor:
+        """What it predicts for a part that all its models share (see :meth:`Bench.loss`)."""
+        everyone = range(len(self.runs))
+        return torch.cat([self.pool(outputs_K, everyone) for outputs_K in self.portions(part)])
+
+    def portions(self, part: PartName) -> Iterator[Tensor]:
+        """Yield what its models predict for some rows after others, (K, n, ...).
+
+        Raises:
+            MembersError: naming the model that predicts what is no number.
+        """
+        parts = [getattr(self.table.own(group[0]), part) for group, _ in self.groups]
+        rows = max(1, CELLS // (len(self.runs) * max(1, len(self.run.classes))))
+        for start in range(0, len(parts[0].y), rows):
+            told: dict[str, Tensor] = {}
+            for (group, forward), own in zip(self.groups, parts, strict=True):
+                outputs_K = forward(own.x[start : start + rows])
+                refuse_no_number(group, outputs_K, part, start)
+                told |= {run.id: outputs for run, outputs in zip(group, outputs_K, strict=True)}
+            yield torch.stack([told[run.id] for run in self.runs])
+
+    def validation(self) -> tuple[Tensor, Tensor]:
+        """What it predicts for the rows that validate it, and their targets."""
+        if len({run.split_hash for run in self.runs}) > 1:
+            return self.table.validation(self.runs, self.pool)
+        return self.predictions("val"), self.table.targets("val", self.table.own(self.runs[0]))
+
+
+def entrants(
+    registry: Registry, table: Bench, singles: Sequence[Run], products: Sequence[Run]
+) -> tuple[list[Entrant], list[Entrant]]:
+    """Return single models and products as they enter a comparison."""
+    known = ancestors(registry, [*singles, *products])
+    alone = pooling(partial(table.pool, mean), {})
+
+    def enter(run: Run) -> Entrant:
+        runs, pool = [run], alone
+        if run.kind == "predictions":
+            runs, pool = members_of(registry, run), pool_of(run)
+        return Entrant(table, run, runs, pool, _epochs(run, known))
+
+    return [enter(run) for run in singles], [enter(run) for run in products]
+
+
+def found(registry: Registry, runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """Return finished single models, those that products were made of included, and the products.
+
+    Raises:
+        EmptyError: where there is no single model.
+    """
+    finished = [run for run in runs if run.status == "finished"]
+    singles = [run for run in ancestors(registry, finished).values() if run.kind == "single"]
+    if not singles:
+        raise EmptyError("a comparison needs a finished single model, however there is none")
+    return singles, [run for run in finished if run.kind != "single"]
+
+
+def ancestors(registry: Registry, runs: Sequence[Run]) -> dict[str, Run]:
+    """Return runs, their parents, and theirs, by identifier."""
+    everyone = {run.id: run for run in runs}
+    fresh = list(runs)
+    while fresh:
+        parents = dict.fromkeys(parent for run in fresh for parent in run.parents)
+        known = registry.by_id(parents.keys() - everyone.keys())
+        fresh = [known[parent] for parent in parents if parent in known]
+        everyone |= {run.id: run for run in fresh}
+    return everyone
+
+
+def told_alone(
+    table: Bench, singles: Sequence[Entrant]
+) -> Iterator[tuple[Entrant, Tensor, Tensor]]:
+    """Yield single models with what they predict for their validation rows and for the test rows.
+
+    They run together where they can, as many at once as memory is meant for.
+
+    Raises:
+        MembersError: naming the model that predicts what is no number.
+    """
+    by_id = {entrant.run.id: entrant for entrant in singles}
+    for group in alike([entrant.run for entrant in singles]):
+        data = table.own(group[0])
+        cells = (len(data.val.y) + len(data.test.y)) * max(1, len(data.classes))
+        size = max(1, CELLS // cells)
+        for start in range(0, len(group), size):
+            some = group[start : start + size]
+            forward = table.predictor(some)
+            val_K, test_K = forward(data.val.x), forward(data.test.x)
+            refuse_no_number(some, val_K, "val", 0)
+            refuse_no_number(some, test_K, "test", 0)
+            for k, run in enumerate(some):
+                val, test = (
+                    table.pool(mean, outputs_K[k : k + 1]) for outputs_K in (val_K, test_K)
+                )
+                yield by_id[run.id], val, test
+
+
+def refuse_no_number(runs: Sequence[Run], outputs_K: Tensor, part: str, first: int) -> None:
+    """Refuse predictions that are NaN or infinite, naming the model and the row."""
+    for run, outputs in zip(runs, outputs_K, strict=True):
+        bad_N = ~outputs.reshape(len(outputs), -1).isfinite().all(dim=1)
+        if bool(bad_N.any()):
+            row = first + int(bad_N.nonzero()[0])
+            rows = {"val": "validation", "test": "test"}[part]
+            raise MembersError(
+                f"predictions must be finite numbers, however {run.label} predicts none for "
+                f"{rows} row {row}{MORE}"
+            )
+
+
+def _epochs(run: Run, known: Mapping[str, Run]) -> int:
+    """Count the epochs of a run and of all that it was made of, each once."""
+    fresh, everyone = [run], {run.id: run}
+    while fresh:
+        parents = [
+            known[parent]
+            for one in fresh
+            if one.kind != "baseline"  # whose parents are what it is measured against
+            for parent in one.parents
+            if parent in known and parent not in everyone
+        ]
+        fresh = list({parent.id: parent for parent in parents}.values())
+        everyone |= {parent.id: parent for parent in fresh}
+    return sum(one.epochs or 0 for one in everyone.values() if one.kind in TRAINED)

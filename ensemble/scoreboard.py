@@ -1,0 +1,170 @@
+"""A comparison as text: tables of 80 columns, each of which is said to mean something."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from ensemble.diversity import Diversity
+from ensemble.figures import chance, figure, interval, large, shortened
+from ensemble.growth import Growth
+from ensemble.standings import Comparison, Row
+from zoo.render import Format, render, to_json
+
+DELTA = "delta [95% interval]"
+SHOWN = {  # figures that have a column in the table; the other formats have all
+    "classification": ("nll", "brier", "ece"),
+    "multilabel": ("nll", "hamming", "f1"),
+    "regression": ("mae", "r2"),
+}
+LEGEND = """\
+k: models run for each prediction
+delta: test minus that of the best single, with a paired bootstrap interval
+p: of a difference as large by chance, corrected for the rows of the table"""
+ORACLE = "oracle single: chosen on the test rows, so that nobody attains it"
+COSTS = """\
+flops, ms 1: for one row; ms 256: for 256, on one thread; epochs: of training"""
+OWN_ROWS = """\
+val: of each single on its own validation rows; of several on all of these,
+     each row predicted by those that did not train on it"""
+
+
+def comparison_text(comparison: Comparison, form: Format, width: int = 80) -> str:
+    """Write a comparison; tables are no wider than ``width``, of which there must be 80."""
+    if form == "json":
+        return to_json(comparison.to_json())
+    if form != "table":
+        rows = comparison.to_json()["rows"]
+        return render(rows, list(rows[0]), form)
+    room = max(width, 80)
+    better = "higher" if comparison.direction == "max" else "lower"
+    looks = "once" if comparison.looks == 1 else f"{comparison.looks} times"
+    lines = [
+        f"{comparison.data}: {comparison.metric}, {better} is better; {comparison.n_test} test "
+        f"rows, looked at {looks}\nbest single by validation: {comparison.baseline}"
+    ]
+    lines += _tables(comparison, room)
+    if comparison.diversity is not None:
+        lines.append(_pools(comparison.growth, comparison.growth_metric))
+        lines.append(textwrap.fill(differing(comparison.diversity, comparison.task), room))
+    legend = [LEGEND] if comparison.validated_on == 1 else [LEGEND, OWN_ROWS]
+    legend += [ORACLE] if any(row.method == "oracle" for row in comparison.rows) else []
+    lines.append("\n".join([*legend, COSTS]))
+    lines += [
+        textwrap.fill(sentence, room, break_on_hyphens=False) for sentence in comparison.verdict
+    ]
+    return "\n\n".join(lines)
+
+
+def _tables(comparison: Comparison, room: int) -> list[str]:
+    """Put columns of one kind into one table, and tables side by side where there is room."""
+    groups = [[_result(row, comparison) for row in comparison.rows]]
+    groups += [[_further(row, name) for row in comparison.rows] for name in comparison.metrics[1:]]
+    shown = [name for name in SHOWN[comparison.task] if name not in comparison.metrics]
+    groups.append([{name: figure(row.figures[name]) for name in shown} for row in comparison.rows])
+    groups.append([_cost(row) for row in comparison.rows])
+    names, tables = [named(row, comparison) for row in comparison.rows], []
+    while groups:
+        lines = groups.pop(0)
+        while groups:
+            if lines[0].keys() & groups[0][0].keys():  # another metric has a table of its own
+                break
+            wider = [one | other for one, other in zip(lines, groups[0], strict=True)]
+            if _width(wider) + 2 + max(map(len, names)) > room:
+                break
+            lines = wider
+            groups.pop(0)
+        most = max(room - _width(lines) - 2, len("candidate"))
+        whole = [
+            {"candidate": shortened(name, most), **line}
+            for name, line in zip(names, lines, strict=True)
+        ]
+        tables.append(render(whole, list(whole[0]), "table"))
+    return tables
+
+
+def _width(lines: Sequence[Mapping[str, str]]) -> int:
+    """How wide a table of these cells is."""
+    widest = [max(len(key) + 2, *(len(line[key]) for line in lines)) for key in lines[0]]
+    return sum(widest) + 2 * (len(widest) - 1)
+
+
+def named(row: Row, comparison: Comparison) -> str:
+    """Say who a row is; names are shortened by the zoo that all have in common."""
+    if row.name == comparison.baseline:
+        return "best single"
+    return row.name.removeprefix(f"{comparison.baseline.partition('/')[0]}.")
+
+
+def _result(row: Row, comparison: Comparison) -> dict[str, str]:
+    best = row.name == comparison.baseline
+    return {
+        "k": str(row.members),
+        "val": figure(row.val),
+        "test": figure(row.test),
+        DELTA: "" if best else interval(row.delta, row.ci_low, row.ci_high),
+        "p": "" if best else chance(row.p_holm),
+    }
+
+
+def _further(row: Row, name: str) -> dict[str, str]:
+    """The cells of a metric that does not decide; one column is called like the metric."""
+    delta, low, high, p = (
+        row.others[f"{key}[{name}]"] for key in ("delta", "ci_low", "ci_high", "p_holm")
+    )
+    best = p is None and delta == 0
+    return {
+        name: figure(row.others[f"test[{name}]"]),
+        DELTA: "" if best else interval(delta, low, high),
+        "p": "" if best else chance(p),
+    }
+
+
+def _cost(row: Row) -> dict[str, str]:
+    def milliseconds(value: float | None) -> str:
+        return "" if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+    return {
+        "params": large(row.params),
+        "flops": large(row.flops),
+        "bytes": large(row.weights_bytes),
+        "ms 1": milliseconds(row.inference_ms),
+        "ms 256": milliseconds(row.inference_ms_256),
+        "epochs": "" if row.trained_epochs is None else str(row.trained_epochs),
+    }
+
+
+def _pools(sizes: Sequence[Growth], metric: str) -> str:
+    lines = [
+        {
+            "members": size.members,
+            metric: figure(size.value),
+            "gain [95% interval]": ""
+            if size.members == 1
+            else interval(size.gain, size.low, size.high),
+        }
+        for size in sizes
+    ]
+    head = "pools of so many members, whichever they are:"
+    return f"{head}\n\n{render(lines, list(lines[0]), 'table')}"
+
+
+def differing(diversity: Diversity, task: str) -> str:
+    """Say in sentences how different the members are, and what that is worth."""
+    apart = figure(diversity.disagreement)
+    if task == "regression":
+        apart, error = f"Two members differ by {apart} (root mean square)", "squared error"
+    else:
+        apart, error = (
+            f"Two members disagree on {diversity.disagreement:.1%} of the rows",
+            "Brier score",
+        )
+        if task == "multilabel":
+            apart = apart.replace("rows", "labels")
+    errors = (
+        "their errors are all the same"
+        if diversity.correlation != diversity.correlation
+        else f"their errors correlate by {diversity.correlation:.2f}"
+    )
+    return (
+        f"{apart}; {errors}. Of the members' mean {error}, {figure(diversity.member_error)}, the "
+        f"mean of all removes {figure(diversity.ambiguity)} (ambiguity)."
+    )
