@@ -64,7 +64,9 @@ def figures(data: str, split: int, folder: Path) -> tuple[list[str], dict[str, t
     called[comparison.baseline] = "best single"
     told = {}
     for row in comparison.rows:
-        name = called.get(row.name, "mean single" if row.method == "mean" and row.kind == "baseline" else "")
+        name = called.get(
+            row.name, "mean single" if row.method == "mean" and row.kind == "baseline" else ""
+        )
         if name:
             told[name] = (row.test, row.figures[names[1]])
     return names, told

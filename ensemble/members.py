@@ -149,17 +149,19 @@ class Bench:
             x_N = _part(self.own(group[0]), name).x
             outputs_K = self.predictor(group)(x_N)
             check_finite(outputs_K, [run.label for run in group])
-            theirs, ours = names(group[0].preprocessing), names(self.data.preprocessing)
-            for run, outputs in zip(group, reordered(outputs_K, theirs, ours), strict=True):
+            for run, outputs in zip(group, outputs_K, strict=True):
                 self._outputs[run.id, name] = outputs
 
     def predictor(self, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:
         """Return the function from rows (N, *shape) to what runs that are :func:`alike` predict.
 
-        Rows may be as a part of the runs' own data holds them, or prepared by it.
+        Rows may be as a part of the runs' own data holds them, or prepared by it.  Classes, labels
+        and targets come in the order of the first run's data.
         """
         modules = [self.module(run) for run in runs]
-        return self.forward(modules, [self.state(run) for run in runs], self.own(runs[0]))
+        forward = self.forward(modules, [self.state(run) for run in runs], self.own(runs[0]))
+        theirs, ours = names(runs[0].preprocessing), names(self.data.preprocessing)
+        return lambda x_N: reordered(forward(x_N), theirs, ours)
 
     def forward(
         self, modules: Sequence[nn.Module], states: Sequence[State], data: Data
