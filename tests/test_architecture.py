@@ -22,6 +22,7 @@ KNOWS_ZOO = {
     "supplies",
     "comparison",
     "pool_text",
+    "learners",
     "pools",
     "snapshots",
     "costs",

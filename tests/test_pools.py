@@ -16,9 +16,10 @@ from ensemble import combine, compare, convex_weights, greedy_selection
 from ensemble.calibration import KINDS, calibrate, calibrated
 from ensemble.catalogue import methods
 from ensemble.errors import EmptyError, EnsembleError, NonFiniteError, OptionError
+from ensemble.learners import evidence
 from ensemble.members import MembersError, bench
 from ensemble.metrics import METRICS
-from ensemble.pools import evidence, pool_of, stopwatch
+from ensemble.pools import pool_of, stopwatch
 from ensemble.predictions import mean, pooled, tasks, weighted
 from ensemble.serving import predictor
 from ensemble.snapshots import members_of, origin, snapshots
