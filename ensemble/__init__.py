@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from ensemble.catalogue import find, methods
     from ensemble.comparison import compare
     from ensemble.connectivity import Preflight, preflight
+    from ensemble.distillation import Distilled, distill
     from ensemble.errors import EnsembleError
     from ensemble.files import average_files
     from ensemble.fisher import fisher_information, fisher_merge
+    from ensemble.healing import heal
     from ensemble.heldout import OutOfFold
     from ensemble.learned import functional_loss, learned_soup
     from ensemble.members import out_of_fold
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from ensemble.spherical import lerp, multislerp, slerp
     from ensemble.statistics import paired_bootstrap
     from ensemble.stock import model_stock
+    from ensemble.students import distill_runs
     from ensemble.symmetries import Symmetry, symmetry
     from ensemble.task_vectors import (
         breadcrumbs,
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from ensemble.trajectory import ema, lawa, swa
 
 __all__ = [
+    "Distilled",
     "EnsembleError",
     "OutOfFold",
     "Predictor",
@@ -66,6 +70,8 @@ __all__ = [
     "dare_norm",
     "dare_norm_ties",
     "dare_ties",
+    "distill",
+    "distill_runs",
     "ema",
     "find",
     "fisher_information",
@@ -73,6 +79,7 @@ __all__ = [
     "functional_loss",
     "gram_matrices",
     "greedy_soup",
+    "heal",
     "lawa",
     "learned_soup",
     "lerp",
@@ -99,6 +106,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Distilled": "distillation",
     "EnsembleError": "errors",
     "OutOfFold": "heldout",
     "Predictor": "serving",
@@ -116,6 +124,8 @@ _HOMES = {
     "dare_norm": "task_vectors",
     "dare_norm_ties": "task_vectors",
     "dare_ties": "task_vectors",
+    "distill": "distillation",
+    "distill_runs": "students",
     "ema": "trajectory",
     "find": "catalogue",
     "fisher_information": "fisher",
@@ -123,6 +133,7 @@ _HOMES = {
     "functional_loss": "learned",
     "gram_matrices": "regression",
     "greedy_soup": "soup",
+    "heal": "healing",
     "lawa": "trajectory",
     "learned_soup": "learned",
     "lerp": "spherical",

@@ -177,7 +177,7 @@ def _worth(value: float, metric: AnyMetric) -> float:
 
 def _candidate(table: Bench, run: Run, known: Mapping[str, Run]) -> _Candidate:
     if run.kind != "predictions":
-        method = run.config.get("method") if run.kind == "weights" else None
+        method = run.config.get("method") if run.kind != "single" else None
         pool = pooling(partial(table.pool, mean), {})
         return _Candidate(run.label, run.kind, method, [run], pool)
     function = catalogue.find("predictions", run.config["method"]).function

@@ -11,7 +11,7 @@ from ensemble.catalogue import Method, Mode, find
 from ensemble.connectivity import Preflight
 from ensemble.errors import OptionError
 from ensemble.heldout import pooling
-from ensemble.ladder import Ladder
+from ensemble.ladder import Ladder, steps
 from ensemble.likeness import same_model, same_rows
 from ensemble.members import Bench, bench
 from ensemble.predictions import mean, tasks
@@ -74,10 +74,10 @@ def combine(
             model by averaging.
         method: of the catalogue; by default ``mean`` for predictions; weights climb the ladder of
             :mod:`ensemble.ladder`, which aligns and repairs them where it must.
-        options: the method's, and ``weights`` where it needs them: one number per member, by
-            default the inverse of its validation loss (Bates & Granger 1969 for squared errors);
-            and ``base``, a reference to the run that all started from, by default what their
-            settings tell.
+        options: the method's, or the ladder's (:data:`ensemble.ladder.STEPS`), and ``weights``
+            where the method needs them: one number per member, by default the inverse of its
+            validation loss (Bates & Granger 1969 for squared errors); and ``base``, a reference to
+            the run that all started from, by default what their settings tell.
         name: the product's, by default the members' with mode and method.
         frame: the table that the members learnt from, where it was not a file.
 
@@ -87,10 +87,7 @@ def combine(
     table = bench(registry, runs, frame)
     climbing = mode == "weights" and method is None
     chosen = None if climbing else find(mode, method or "mean")
-    if chosen is None and options:
-        raise OptionError(
-            f"{', '.join(options)}: options are a method's, however none is named; add --method"
-        )
+    climb = steps(options or {}) if chosen is None else {}
     if mode == "weights":
         same_model(runs)
         same_rows(runs)
@@ -113,17 +110,18 @@ def combine(
     start: dict[str, Any] = {}
     if "base" in needs:
         supply["base"], start["base"] = base(table, members, given.pop("base", None))
-    arguments = supply | (chosen.bind(given) if chosen else {})
+    arguments = supply | (chosen.bind(given) if chosen else given)
     if mode == "predictions" and chosen:
         val, made = _pool(table, members, chosen, arguments), None
     else:
         made = average(table, members, chosen, arguments, start) if chosen else None
-        made = made or best_average(table, members)
+        made = made or best_average(table, members, **climb)
         val = made.figures
     used = made.used if made else members
     name_of = chosen.name if chosen else LADDER
     state = made.state if made else None
-    run = _save(registry, members, used, mode, name_of, arguments, name, state, dict(val))
+    more = made.epochs if made else 0
+    run = _save(registry, members, used, mode, name_of, arguments, name, state, dict(val), more)
     key = f"val_{table.metric.name}"
     values = [figure[key] for figure in figures]
     best = (max if table.metric.direction == "max" else min)(values)
@@ -164,8 +162,12 @@ def _save(
     name: str | None,
     state: State | None,
     metrics: dict[str, float],
+    more: int,
 ) -> Run:
-    """Enter the product into the registry; the same product again is the same run."""
+    """Enter the product, which took some more epochs than its members, into the registry.
+
+    The same product again is the same run.
+    """
     first = members[0]
     config = {
         "mode": mode,
@@ -190,9 +192,9 @@ def _save(
         parents=tuple(run.id for run in members),
         environment=first.environment,
     )
-    request = _named(registry, request, name)
+    request = named(registry, request, name)
     (run,) = registry.add([request])
-    epochs = sum(member.epochs or 0 for member in members)
+    epochs = sum(member.epochs or 0 for member in members) + more
     try:
         registry.publish(
             run.id,
@@ -209,7 +211,7 @@ def _save(
     return registry.run(run.id)
 
 
-def _named(registry: Registry, request: NewRun, name: str | None) -> NewRun:
+def named(registry: Registry, request: NewRun, name: str | None) -> NewRun:
     """Give the product its name: as asked, or the first free one made from its members'.
 
     Raises:

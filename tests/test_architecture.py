@@ -11,13 +11,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 KNOWS_ZOO = {
     "averaging",
+    "distillation",
     "files",
+    "healing",
     "likeness",
     "members",
     "merging",
+    "outcome",
     "products",
     "sources",
+    "students",
     "supplies",
+    "teachers",
     "comparison",
     "serving",
     "text",
