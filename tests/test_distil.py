@@ -77,7 +77,8 @@ def test_compare_predict_and_export_take_it_like_any_model(place, tmp_path):
     predicted = place("predict", "small", str(tmp_path / "new.csv")).stdout
     assert predicted.splitlines()[0].startswith("prediction,p_setosa")
     place("export", "small", "-o", str(tmp_path / "out"))
-    assert load_model(tmp_path / "out")(torch.zeros(2, 4)).shape == (2, 3)
+    (folder,) = (tmp_path / "out").iterdir()
+    assert load_model(folder)(torch.zeros(2, 4)).shape == (2, 3)
     place("export", "small-labels", "-o", str(tmp_path / "labels"))
 
 
@@ -126,7 +127,7 @@ def test_a_student_starts_from_the_average_where_there_is_one(place):
         (["--set", "students=0"], "students must be 1 or more, however they are 0"),
         (["--set", "data.ref=wine"], "--set data.ref: a student has the data and seeds"),
         (["--set", "model.hiden=[3]"], "model.hiden: mlp has no such option; did you mean"),
-        (["--set", "model.name=cnn"], "model: "),
+        (["--set", "model.name=cnn"], "model.name: cnn takes images"),
         (["--method", "mean"], "--mode distill takes no method"),
         (["--save", "pool"], "--save takes a new name"),
     ],
@@ -160,7 +161,7 @@ def test_teachers_in_other_folds_are_refused(place):
     place("train-many", "--data", "iris", "--seeds", "2", "--set", "train.epochs=2", "--set",
           "data.folds=2", "--name", "folded")  # fmt: skip
     result = place("ensemble", "folded", "--mode", "distill", code=2)
-    assert "folded/seed=0 and folded/seed=1 are in different folds" in result.stderr
+    assert "fold=0,seed=0 and folded/fold=1,seed=1 are in different folds" in result.stderr
     place("ensemble", "folded/seed=0", "--mode", "distill", *SHORT)
 
 

@@ -175,13 +175,15 @@ def mended(module, states, x):
     return repair(module, aligned, uniform(aligned), [x])
 
 
-def test_a_healed_average_is_as_good_as_its_members(digits):
+def test_a_quarter_of_the_epochs_wins_back_most_of_what_averaging_lost(digits):
     module, states, train, val, test = digits
     average = mended(module, states, train[0])
-    members = [loss_of(module, state, test) for state in states]
+    members = sum(loss_of(module, state, test) for state in states) / 4
     rate = {"optim": {"lr": 3e-3}}  # the members' own
     healed = heal(module, average, states, train, val, epochs=3, settings=rate)
-    assert loss_of(module, healed, test) < sum(members) / 4 < loss_of(module, average, test)
+    lost = loss_of(module, average, test) - members
+    assert lost > 0.03
+    assert loss_of(module, healed, test) - members < lost / 2
     assert healed.epochs == 3
     assert 1 <= healed.epoch <= 3
     assert healed.val_loss == pytest.approx(loss_of(module, healed, val), rel=1e-4)
