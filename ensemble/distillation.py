@@ -162,14 +162,16 @@ def learn(
 def graduate(ended: Sequence[Finished], data: Data) -> Distilled:
     """Return the student with the best metric of the validation rows, of equals the lower loss.
 
+    The metric is balanced accuracy where that was watched, as for ``@best``.
+
     Raises:
         DivergedError: where all have diverged.
     """
     sign = 1 if data.task == "regression" else -1
     ranked = [
-        (sign * end.best.val_metric, end.best.val_loss, k)
-        for k, end in enumerate(ended)
-        if end.best is not None and end.status == "finished"
+        (sign * (best.val_balanced_accuracy or best.val_metric), best.val_loss, k)
+        for k, best in enumerate(end.best for end in ended)
+        if best is not None and ended[k].status == "finished"
     ]
     if not ranked:
         raise DivergedError(

@@ -27,12 +27,13 @@ from ensemble.heldout import pooling
 from ensemble.members import Bench
 from ensemble.predictions import mean
 from ensemble.state import State
-from ensemble.teachers import device_of_training, settings_of, together
+from ensemble.teachers import settings_of, together
 from zoo.models import restore
 from zoo.registry import Run
 from zoo.reports import Member
 from zoo.sections import Task
 from zoo.settings import flatten, override
+from zoo.setup import default_device
 from zoo.teaching import Teacher
 
 QUARTER = 0.25  # of the epochs of a member
@@ -97,7 +98,7 @@ def healer(table: Bench, members: Sequence[Run]) -> Callable[[State], tuple[Stat
     plain = {"train.mixup": 0.0, "train.label_smoothing": 0.0}
     config = settings_of(members[0], _gentle(epochs) | plain, leave=("keep", "augment", "stop"))
     pool = pooling(partial(table.pool, mean), {})
-    device = device_of_training()
+    device = default_device()
 
     def healed(state: State) -> tuple[State, int]:
         member = Member("healed", config, members[0].seed or 0, state)

@@ -21,7 +21,7 @@ from ensemble.members import Bench, MembersError, bench, model_of
 from ensemble.predictions import mean
 from ensemble.products import named
 from ensemble.state import State
-from ensemble.teachers import asked, device_of_training, same_inputs, settings_of, together
+from ensemble.teachers import asked, same_inputs, settings_of, together
 from zoo import teaching
 from zoo.checks import check
 from zoo.config import RunConfig
@@ -31,6 +31,7 @@ from zoo.journal import history_row, metrics_of
 from zoo.registry import NewRun, Registry, Run
 from zoo.registry.records import Batch, Outcome, digest
 from zoo.reports import Epoch, Finished, Member, Pass
+from zoo.setup import default_device
 from zoo.teaching import Teacher
 from zoo.training import Event, Noted, Teaching
 from zoo.usercode import title
@@ -124,7 +125,7 @@ def distill_runs(
     config = settings_of(teachers[first], {**DEFAULTS, **changes}, leave=("keep",))
     data = table.own(teachers[0])
     check(config, data)
-    ask = together(table, teachers, pool, device_of_training())
+    ask = together(table, teachers, pool, default_device())
     teacher = Teacher(ask, chosen["temperature"], chosen["labels"], chosen["noise"])
     teaching.check(teacher, data.task)
     stem = f"{teachers[0].name}.distill-{title(config.model.name)}"

@@ -112,8 +112,3 @@ def settings_of(run: Run, changes: Mapping[str, Any], *, leave: Sequence[str]) -
     told = {name: section for name, section in run.config.items() if name in names}
     config, _ = parse(override(told, changes)).cells[0]
     return config
-
-
-def device_of_training() -> torch.device:
-    """Return where models are trained: the GPU, where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -20,7 +20,7 @@ from zoo.choice import Choice, described
 from zoo.data import Data
 from zoo.engines import EngineName
 from zoo.errors import InterruptedRunsError, LostClaimError, MismatchError, ZooError
-from zoo.fit import WIDTH, Fit
+from zoo.fit import Fit, most_at_once
 from zoo.interrupting import Stop
 from zoo.journal import Journal
 from zoo.memory import is_exhausted
@@ -30,6 +30,7 @@ from zoo.registry.records import DONE, SavedState, differences, label
 from zoo.reports import Member, Pass
 from zoo.sections import Task
 from zoo.settings import flatten
+from zoo.setup import default_device
 
 UNDONE = ("queued", "running", "interrupted")
 POLL_S = 1.0  # between two looks at what others work on
@@ -234,7 +235,7 @@ class _Trainer:
 
         Nothing of the attempt is left in memory then, an error's traceback neither.
         """
-        count = min(width or WIDTH, len(members))
+        count = min(width or most_at_once(default_device()), len(members))
         # Folds differ in their rows alone: what was fastest for one is for all.
         size = (str(shape_key(members[0].config, of_fold=False)), len(members), width)
         known = self.choices.get(size)
