@@ -39,13 +39,12 @@ from zoo.usercode import title
 STARTS = ("auto", "average", "fresh")
 OPTIONS = (
     Option("temperature", float, 1.0),
-    Option("labels", float, 0.0),
-    Option("noise", float, 0.0),
+    Option("labels", float, 0.3),
+    Option("noise", float, 0.3),
     Option("students", int, 4),
     Option("start", str, STARTS[0]),
 )
 SECTIONS = ("model", "optim", "schedule", "train", "stop", "keep", "augment")  # may be set
-DEFAULTS: Mapping[str, Any] = {"train.mixup": 1.0}
 LABELS = "labels"  # the method of what was trained without teachers
 Watch = Callable[[Event], None]
 
@@ -102,8 +101,7 @@ def distill_runs(
         runs: the teachers: finished models of one data set, whose probabilities or values are
             averaged; or one product of mode ``predictions``, which teaches what it predicts.
         options: those of :data:`OPTIONS`, and settings of the training by dotted keys, such as
-            ``model.hidden``; what is not set is as in the teacher of the lowest loss, but for
-            :data:`DEFAULTS`.
+            ``model.hidden``; what is not set is as in the teacher of the lowest loss.
         name: the product's, by default the teachers' with ``distill`` and the model.
         frame: the table that the teachers learnt from, where it was not a file.
         watch: is told what happens.
@@ -122,7 +120,7 @@ def distill_runs(
     table.predict(teachers, "val")
     singles = [table.figures(*table.validation([run], alone)) for run in teachers]
     first = min(range(len(teachers)), key=lambda k: singles[k]["val_loss"])
-    config = settings_of(teachers[first], {**DEFAULTS, **changes}, leave=("keep",))
+    config = settings_of(teachers[first], changes, leave=("keep",))
     data = table.own(teachers[0])
     check(config, data)
     ask = together(table, teachers, pool, default_device())
