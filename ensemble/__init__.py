@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from ensemble.catalogue import find, methods
     from ensemble.comparison import compare
     from ensemble.connectivity import Preflight, preflight
+    from ensemble.distillation import Distilled, distill
     from ensemble.errors import EnsembleError
     from ensemble.files import average_files
     from ensemble.fisher import fisher_information, fisher_merge
+    from ensemble.healing import heal
     from ensemble.heldout import OutOfFold
     from ensemble.inference import forward_many
     from ensemble.learned import functional_loss, learned_soup
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from ensemble.spherical import lerp, multislerp, slerp
     from ensemble.statistics import paired_bootstrap
     from ensemble.stock import model_stock
+    from ensemble.students import distill_runs
     from ensemble.symmetries import Symmetry, symmetry
     from ensemble.task_vectors import (
         breadcrumbs,
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from ensemble.uncertainty import entropy, mutual_information
 
 __all__ = [
+    "Distilled",
     "EnsembleError",
     "OutOfFold",
     "Predictor",
@@ -77,6 +81,8 @@ __all__ = [
     "dare_norm",
     "dare_norm_ties",
     "dare_ties",
+    "distill",
+    "distill_runs",
     "ema",
     "entropy",
     "find",
@@ -87,6 +93,7 @@ __all__ = [
     "gram_matrices",
     "greedy_selection",
     "greedy_soup",
+    "heal",
     "holm",
     "lawa",
     "learned_soup",
@@ -118,6 +125,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Distilled": "distillation",
     "EnsembleError": "errors",
     "OutOfFold": "heldout",
     "Predictor": "serving",
@@ -139,6 +147,8 @@ _HOMES = {
     "dare_norm": "task_vectors",
     "dare_norm_ties": "task_vectors",
     "dare_ties": "task_vectors",
+    "distill": "distillation",
+    "distill_runs": "students",
     "ema": "trajectory",
     "entropy": "uncertainty",
     "find": "catalogue",
@@ -149,6 +159,7 @@ _HOMES = {
     "gram_matrices": "regression",
     "greedy_selection": "selection",
     "greedy_soup": "soup",
+    "heal": "healing",
     "holm": "significance",
     "lawa": "trajectory",
     "learned_soup": "learned",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ensemble.catalogue import Method
 from ensemble.connectivity import Preflight, preflight
+from ensemble.healing import healer
 from ensemble.ladder import Ladder, climb
 from ensemble.members import Bench
 from ensemble.predictions import mean
@@ -27,13 +28,14 @@ BATCH = 256  # rows, or a few more, in a batch from which statistics are estimat
 class Averaged:
     """What came of averaging: the state, its validation figures, whose weights are in it.
 
-    ``flight`` is what was measured before a method was applied, ``ladder`` what was tried without
-    one.
+    ``epochs`` counts those that this took, ``flight`` is what was measured before a method was
+    applied, ``ladder`` what was tried without one.
     """
 
     state: State
     figures: Mapping[str, float]
     used: list[Run]
+    epochs: int = 0
     flight: Preflight | None = None
     ladder: Ladder | None = None
 
@@ -119,9 +121,42 @@ def average(
     return Averaged(final, scale.figures(final), [members[k] for k in chosen], flight=flight)
 
 
-def best_average(table: Bench, members: Sequence[Run]) -> Averaged:
-    """Climb the ladder: whatever the members' origin, the best that can be made of them."""
+def best_average(
+    table: Bench,
+    members: Sequence[Run],
+    *,
+    align: bool | str = "auto",
+    repair: bool = True,
+    heal: bool = False,
+) -> Averaged:
+    """Climb the ladder: whatever the members' origin, the best that can be made of them.
+
+    Args:
+        table: where the members' data are.
+        members: of one model.
+        align: as :func:`~ensemble.ladder.climb` takes it.
+        repair: the same.
+        heal: whether the best average is trained on for a quarter of a member's epochs.
+
+    Raises:
+        EnsembleError: as ``climb`` does, or where a quarter of the epochs is none.
+    """
     scale = Scale(table, list(members))
-    ladder = climb(scale.module, scale.states, scale.batches, scale.figures, scale.worth)
+    ladder = climb(
+        scale.module,
+        scale.states,
+        scale.batches,
+        scale.figures,
+        scale.worth,
+        align=align,
+        repair=repair,
+        heal=healer(table, members) if heal else None,
+    )
     best = ladder.best
-    return Averaged(best.state, best.figures, [members[k] for k in best.used], ladder=ladder)
+    return Averaged(
+        best.state,
+        best.figures,
+        [members[k] for k in best.used],
+        sum(rung.epochs for rung in ladder.rungs),
+        ladder=ladder,
+    )

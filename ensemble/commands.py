@@ -17,16 +17,22 @@ from zoo.printable import echo
 @refs_argument
 @click.option(
     "--mode",
-    type=click.Choice(["predictions", "weights"]),
+    type=click.Choice(["predictions", "weights", "distill"]),
     required=True,
-    help="Pool what the members predict, or average their weights into one model.",
+    help="Pool what the members predict, average their weights into one model, or teach one.",
 )
 @click.option(
     "--method",
     metavar="M",
     help="See `methods`; by default mean, or the best that can be made of weights.",
 )
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A method's option.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the method or the mode, see `methods`; for distill any setting too.",
+)
 @click.option("--save", "name", metavar="NAME", help="The name of the product.")
 @trust_option
 @places
@@ -45,11 +51,16 @@ def ensemble(
 
     Without REFs the members are the models of the latest train-many.
     """
+    from zoo.registry import Registry
+    from zoo.settings import assigned
+
+    if mode == "distill":
+        with Registry(registry, blobs, create=False) as opened:
+            _distill(opened, refs, method, assigned(settings), name, form)
+        return
     from ensemble.members import members
     from ensemble.products import combine
     from ensemble.text import product_text
-    from zoo.registry import Registry
-    from zoo.settings import assigned
 
     with Registry(registry, blobs, create=False) as opened:
         product = combine(
@@ -61,6 +72,32 @@ def ensemble(
             name=name,
         )
     echo(product_text(product, form))
+
+
+def _distill(
+    registry: Any,
+    refs: Sequence[str],
+    method: str | None,
+    options: dict[str, Any],
+    name: str | None,
+    form: Any,
+) -> None:
+    from ensemble.errors import OptionError
+    from ensemble.outcome import distillation_text
+    from ensemble.students import distill_runs
+    from ensemble.teachers import named
+    from zoo.progress import Progress
+
+    if method is not None:
+        raise OptionError(
+            f"--mode distill takes no method, however it is {method!r}; make a pool by it, with "
+            f"--mode predictions --method {method} --save POOL, and distil POOL"
+        )
+    with Progress() as progress:
+        done = distill_runs(
+            registry, named(registry, refs), options=options, name=name, watch=progress
+        )
+    echo(distillation_text(done, form))
 
 
 @click.command(short_help="Compare ensembles with the best single model.")

@@ -39,6 +39,12 @@ class OptionError(EnsembleError, ValueError):
     """A method or option that is unknown, of the wrong type, or out of range."""
 
 
+class DivergedError(EnsembleError):
+    """Training that came to no finite weights."""
+
+    exit_code = 3
+
+
 def listing(facts: Sequence[str]) -> str:
     """Join facts into one line and count those beyond the tenth.
 

@@ -2,18 +2,21 @@
 
 Every rung is what somebody who knows would try next: the average as it is; the average of aligned
 members; the same with the members' statistics (REPAIR); the average of those members that improve
-it.  Each is scored on validation rows, and the best one is the product, never worse there than the
-best single model.
+it; a short distillation that starts from what was made.  Each is scored on validation rows, and the
+best one is the product, never worse there than the best single model.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
-from ensemble.alignment import align
+from ensemble.alignment import align as aligned
 from ensemble.average import uniform
-from ensemble.errors import SymmetryError
+from ensemble.errors import DivergedError, OptionError, SymmetryError, nearest
 from ensemble.recalibration import recalibrate
 from ensemble.repairing import repairer
 from ensemble.responses import activations
@@ -21,22 +24,30 @@ from ensemble.soup import greedy_soup
 from ensemble.state import State
 from ensemble.symmetries import symmetry
 
+STEPS: Mapping[str, tuple[bool | str, ...]] = {  # what may be chosen, the default first
+    "align": ("auto", True, False),
+    "repair": (True, False),
+    "heal": (False, True),
+}
+
 
 @dataclass(frozen=True)
 class Rung:
     """One step of the ladder.
 
     Attributes:
-        name: ``best single``, ``naive``, ``aligned``, ``repaired`` or ``soup``.
+        name: ``best single``, ``naive``, ``aligned``, ``repaired``, ``soup`` or ``healed``.
         state: what was made.
         figures: its figures on the validation rows.
         used: the members that are in it.
+        epochs: of training that it took beyond theirs.
     """
 
     name: str
     state: State
     figures: Mapping[str, float]
     used: tuple[int, ...]
+    epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,17 +65,54 @@ class Ladder:
     notes: tuple[str, ...]
 
 
+def steps(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is chosen of the ladder's steps: as given, or else the default.
+
+    Raises:
+        OptionError: for a step that there is not, or a value that it does not take.
+
+    >>> steps({"heal": True})
+    {'align': 'auto', 'repair': True, 'heal': True}
+    >>> steps({"align": "no"})
+    Traceback (most recent call last):
+    ensemble.errors.OptionError: align must be auto, true or false, however it is 'no'
+    """
+    chosen: dict[str, Any] = {name: choices[0] for name, choices in STEPS.items()}
+    for name, value in given.items():
+        if name not in STEPS:
+            raise OptionError(
+                f"the ladder has no option {name!r}{nearest(name, STEPS)}; those of a method need "
+                "its name, as --method"
+            )
+        if not any(value == choice and type(value) is type(choice) for choice in STEPS[name]):
+            *others, last = map(written, STEPS[name])
+            raise OptionError(
+                f"{name} must be {', '.join(others)} or {last}, however it is {value!r}"
+            )
+        chosen[name] = value
+    return chosen
+
+
+def written(choice: bool | str) -> str:
+    """Write a choice as a user does."""
+    return choice if isinstance(choice, str) else json.dumps(choice)
+
+
 def climb(
     module: nn.Module,
     states: Sequence[State],
     batches: Sequence[Tensor],
     figures: Callable[[State], Mapping[str, float]],
     worth: Callable[[Mapping[str, float]], float],
+    *,
+    align: bool | str = "auto",
+    repair: bool = True,
+    heal: Callable[[State], tuple[State, int]] | None = None,
 ) -> Ladder:
     """Make one state of several, whatever their origin.
 
     Members whose average loses nothing, such as those that share their first weights, are not
-    aligned: they have one order of units already.
+    aligned by ``auto``: they have one order of units already.
 
     Args:
         module: lends its architecture, and is left as it was.
@@ -72,6 +120,10 @@ def climb(
         batches: training inputs, rows first, on the device of the states.
         figures: validation figures of a state, ``val_loss`` among them.
         worth: what figures are worth; the higher the better, minus infinity for what must not be.
+        align: whether members are aligned; ``auto`` finds out whether they need to be.
+        repair: whether averages are given their members' statistics, not BatchNorm's alone.
+        heal: trains a state on, and returns what came of it and for how many epochs; it is given
+            the average of the lowest loss.
 
     Raises:
         EnsembleError: as :func:`~ensemble.average.uniform` and
@@ -83,24 +135,28 @@ def climb(
     rungs = [Rung("best single", states[first], told[first], (first,))]
     notes: list[str] = []
 
-    def tread(name: str, state: State, used: Sequence[int] = everyone) -> Rung:
-        rungs.append(Rung(name, state, figures(state), tuple(used)))
+    def tread(name: str, state: State, used: Sequence[int] = everyone, epochs: int = 0) -> Rung:
+        rungs.append(Rung(name, state, figures(state), tuple(used), epochs))
         return rungs[-1]
 
     naive = tread("naive", recalibrate(module, uniform(states), batches))
     members: Sequence[State] = states
-    if naive.figures["val_loss"] > sum(each["val_loss"] for each in told) / len(told):
+    loses = naive.figures["val_loss"] > sum(each["val_loss"] for each in told) / len(told)
+    if loses if align == "auto" else align:
         try:
             found = symmetry(module, batches[0][:2])
-            members = align(states, found, activations=activations(module, states, batches, found))
+            read = activations(module, states, batches, found)
+            members = aligned(states, found, activations=read)
         except SymmetryError as error:
             notes.append(f"Members were not aligned: {error}.")
         else:
             tread("aligned", recalibrate(module, uniform(members), batches))
             if found.unknown:
                 notes.append(f"Frozen, because not understood: {', '.join(found.unknown)}.")
-    fix = repairer(module, members, batches)
-    tread("repaired", fix(uniform(members)))
+    fix: Callable[[State], State] = partial(recalibrate, module, batches=batches)
+    if repair:
+        fix = repairer(module, members, batches)
+        tread("repaired", fix(uniform(members)))
     scored = {id(state): worth(told[k]) for k, state in enumerate(members)}
 
     def score(state: State) -> float:
@@ -109,5 +165,13 @@ def climb(
     soup = greedy_soup(members, score)
     if 1 < len(soup.members) < len(members):
         tread("soup", fix(soup), soup.members)
+    if heal is not None:
+        start = min(rungs[1:], key=lambda rung: rung.figures["val_loss"])
+        try:
+            state, epochs = heal(start.state)
+        except DivergedError as error:
+            notes.append(f"Nothing was healed: {error}.")
+        else:
+            tread("healed", state, epochs=epochs)
     best = max(rungs, key=lambda rung: worth(rung.figures))  # the first of equals
     return Ladder(tuple(rungs), best, tuple(notes))

@@ -208,7 +208,7 @@ class Bench:
 def members(registry: Registry, refs: Sequence[str]) -> list[Run]:
     """Find the models that references name; by default those of the latest training.
 
-    A model averaged from others is a member only where it is named itself, not by a glob.
+    A model made of others is a member only where it is named itself, not by a glob.
 
     Raises:
         EmptyError: where none of them is finished.
@@ -220,12 +220,12 @@ def members(registry: Registry, refs: Sequence[str]) -> list[Run]:
         run
         for run in found
         if run.status == "finished"
-        and (run.kind == "single" or (run.kind == "weights" and run.id in named))
+        and (run.kind == "single" or (run.kind in ("weights", "distilled") and run.id in named))
     ]
     if not models:
         raise EmptyError(
-            "members are finished models, and averaged ones where they are named; however the "
-            f"{len(found)} runs found are none, such as {found[0].label if found else 'none'}"
+            "members are finished models, and those made of others where they are named; however "
+            f"the {len(found)} runs found are none, such as {found[0].label if found else 'none'}"
         )
     return models
 

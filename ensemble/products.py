@@ -12,7 +12,7 @@ from ensemble.catalogue import Method, Mode, find
 from ensemble.connectivity import Preflight
 from ensemble.errors import OptionError
 from ensemble.heldout import pooling
-from ensemble.ladder import Ladder
+from ensemble.ladder import Ladder, steps
 from ensemble.likeness import same_model, same_rows
 from ensemble.members import bench
 from ensemble.pools import Pooled, pool
@@ -78,13 +78,13 @@ def combine(
             model by averaging.
         method: of the catalogue; by default ``mean`` for predictions; weights climb the ladder of
             :mod:`ensemble.ladder`, which aligns and repairs them where it must.
-        options: the method's, and ``weights`` where it needs them: one number per member, by
-            default the inverse of its validation loss (Bates & Granger 1969 for squared errors);
-            ``base``, a reference to the run that all started from, by default what their settings
-            tell; ``metric``, what a selection goes by, by default what stopped the training; of
-            predictions also ``calibration``, one of :data:`ensemble.calibration.KINDS`; and
-            ``snapshots``, which checkpoints of the runs are the members
-            (:func:`ensemble.snapshots.snapshots`).
+        options: the method's, or the ladder's (:data:`ensemble.ladder.STEPS`), and ``weights``
+            where the method needs them: one number per member, by default the inverse of its
+            validation loss (Bates & Granger 1969 for squared errors); ``base``, a reference to the
+            run that all started from, by default what their settings tell; ``metric``, what a
+            selection goes by, by default what stopped the training; of predictions also
+            ``calibration``, one of :data:`ensemble.calibration.KINDS`; and ``snapshots``, which
+            checkpoints of the runs are the members (:func:`ensemble.snapshots.snapshots`).
         name: the product's, by default the members' with mode and method.
         frame: the table that the members learnt from, where it was not a file.
 
@@ -97,10 +97,7 @@ def combine(
     table = bench(registry, runs, frame)
     climbing = mode == "weights" and method is None
     chosen = None if climbing else find(mode, method or "mean")
-    if chosen is None and given:
-        raise OptionError(
-            f"{', '.join(given)}: options are a method's, however none is named; add --method"
-        )
+    climb = steps(given) if chosen is None else {}
     if mode == "weights":
         same_model(runs)
         same_rows(runs)
@@ -125,14 +122,14 @@ def combine(
     by_predictions = mode == "predictions"
     calibration = given.pop("calibration", None) if by_predictions else None
     metric = given.pop("metric", None) if by_predictions and "score" in needs else None
-    arguments = supply | (chosen.bind(given) if chosen else {})
+    arguments = supply | (chosen.bind(given) if chosen else given)
     made: Pooled | Averaged
     if by_predictions and chosen:
         made = pool(table, members, chosen, arguments, metric=metric, calibration=calibration)
     elif chosen:
         made = average(table, members, chosen, arguments, start)
     else:
-        made = best_average(table, members)
+        made = best_average(table, members, **climb)
     asked = arguments | ({"metric": metric} if metric is not None else {})
     run = _save(registry, members, mode, chosen, asked, made, name)
     key = f"val_{table.metric.name}"
@@ -161,7 +158,10 @@ def _save(
     made: Pooled | Averaged,
     name: str | None,
 ) -> Run:
-    """Enter the product into the registry; the same product again is the same run."""
+    """Enter the product, which took some more epochs than its members, into the registry.
+
+    The same product again is the same run.
+    """
     first = members[0]
     called = method.name if method else LADDER
     config = {"mode": mode, "method": called, "arguments": arguments, "data": first.config["data"]}
@@ -187,8 +187,9 @@ def _save(
         parents=tuple(parents),
         environment=first.environment,
     )
-    request = _named(registry, request, name)
+    request = named(registry, request, name)
     (run,) = registry.add([request])
+    more = made.epochs if isinstance(made, Averaged) else 0
     try:
         registry.publish(
             run.id,
@@ -196,7 +197,7 @@ def _save(
             made.state if isinstance(made, Averaged) else {},
             kind="merged" if isinstance(made, Averaged) else "pool",
             epoch=None,
-            epochs=sum(parents.values()),
+            epochs=sum(parents.values()) + more,
             metrics=made.figures,
             seconds=None,
         )
@@ -207,7 +208,7 @@ def _save(
     return registry.run(run.id)
 
 
-def _named(registry: Registry, request: NewRun, name: str | None) -> NewRun:
+def named(registry: Registry, request: NewRun, name: str | None) -> NewRun:
     """Give the product its name: as asked, or the first free one made from its members'.
 
     Raises:

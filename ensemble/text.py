@@ -7,10 +7,11 @@ from typing import Any, get_args
 
 from ensemble.catalogue import Method, Mode, methods
 from ensemble.figures import figure
-from ensemble.ladder import Ladder
+from ensemble.ladder import STEPS, Ladder, written
 from ensemble.pool_text import pool_json, pool_lines
 from ensemble.products import Product
 from ensemble.scoreboard import OWN_ROWS
+from ensemble.students import OPTIONS
 from zoo.render import Format, describe, render, to_json
 
 NEEDED = """\
@@ -30,9 +31,28 @@ def methods_text(form: Format) -> str:
     lines = []
     for mode in get_args(Mode):
         lines += [f"--mode {mode}", ""]
+        lines += _ladder() if mode == "weights" else []
         lines += [line for method in known if method.mode == mode for line in _entry(method)]
         lines.append("")
-    return "\n".join([*lines, NEEDED])
+    return "\n".join([*lines, "--mode distill", "", *_distilling(), "", NEEDED])
+
+
+def _ladder() -> list[str]:
+    """Tell what --mode weights does without a method."""
+    told = ", ".join(f"{n}={'|'.join(map(written, choices))}" for n, choices in STEPS.items())
+    lines = ("Climb the ladder, and take the best rung.", f"options: {told}")
+    return ["  (without --method)", *(f"    {line}" for line in lines)]
+
+
+def _distilling() -> list[str]:
+    """Tell what --mode distill takes."""
+    told = ", ".join(f"{option.name}={json.dumps(option.default)}" for option in OPTIONS)
+    lines = (
+        "Teach students what the members, or one pool of them, predict.",
+        f"options: {told}; and any setting of a training, such as model.hidden=[32]",
+        "Hinton, Vinyals & Dean 2015, arXiv:1503.02531",
+    )
+    return [textwrap.indent(textwrap.fill(line, 76), "    ") for line in lines]
 
 
 def _entry(method: Method) -> list[str]:

@@ -87,20 +87,26 @@ def check_fitted(data: Data) -> None:
         )
 
 
-def check(config: RunConfig, data: Data, state: Mapping[str, Tensor] | None = None) -> None:
+def check(
+    config: RunConfig,
+    data: Data,
+    state: Mapping[str, Tensor] | None = None,
+    module: nn.Module | None = None,
+) -> None:
     """Check what only the data can tell of a run's settings.
 
     Args:
         config: the settings.
         data: what is learnt from.
         state: the weights to start from, if any are given.
+        module: the model itself, where settings do not say what it is.
 
     Raises:
         ConfigError: where the model, the batch size or the monitored metric do not suit the data.
         MismatchError: where the weights do not fit the model.
     """
     try:
-        module = build(config.model, data, seed=0)
+        module = build(config.model, data, seed=0) if module is None else module
     except (RuntimeError, MemoryError) as error:
         fault = str(error).splitlines()[0]
         raise ConfigError(f"model: cannot be built with these options: {fault}") from error

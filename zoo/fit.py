@@ -31,6 +31,7 @@ from zoo.reports import Epoch, Member, Pass, Source
 from zoo.setup import Setup
 from zoo.slots import Slot
 from zoo.state import TrainState
+from zoo.teaching import Teacher
 
 T = TypeVar("T")
 
@@ -50,6 +51,7 @@ class Fit:
         width: int | None = None,
         device: torch.device | str | None = None,
         choice: Choice | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         """Build the first stack and choose how to compute it.
 
@@ -60,11 +62,12 @@ class Fit:
             width: the most members at once; by default as many as pay and fit into memory.
             device: by default the GPU, where there is one.
             choice: how to compute, where that is known already.
+            teacher: whose predictions they learn from, besides the targets or instead of them.
 
         Raises:
             ConfigError: where settings do not suit each other or the data.
         """
-        self.setup = Setup(members[0], data, device)
+        self.setup = Setup(members[0], data, device, teacher)
         most = width or most_at_once(self.setup.device)
         choice = choice or self.setup.choose(engine, members[:most], width)
         self.choice = choice
@@ -117,7 +120,7 @@ class Fit:
             data: as it was.
             tensors: as they were.
             note: as it was.
-            options: ``device``.
+            options: ``device``, ``teacher``.
         """
         waiting = deque(members[key] for key in note["waiting"] if key in members)
         keys = [slot and slot["key"] for slot in note["slots"]]
@@ -267,6 +270,7 @@ class Fit:
                     (ema, rate_K1) if ema else None,
                     self.setup.knobs(train),
                     self.setup.augment,
+                    self.setup.lesson,
                     self.halt,
                 )
             )

@@ -69,8 +69,7 @@ class Journal:
             if epoch.key not in self.histories:
                 self.histories[epoch.key] = []
                 self.batch.started.append(epoch.key)
-            row = {"run_id": epoch.key, **vars(epoch)}  # asdict would copy every value
-            row = {key: row[key] for key in row if key not in UNRECORDED}
+            row = history_row(epoch.key, epoch)
             self.histories[epoch.key].append(row)
             self.batch.history.append(row)
         for key, kept in happened.kept:
@@ -170,7 +169,7 @@ class Journal:
             error=end.fault or None,
             epochs=end.epochs,
             best_epoch=best.epoch if best else None,
-            metrics=self._metrics(best) if best else None,
+            metrics=metrics_of(best, self.data.task) if best else None,
             seconds=end.seconds,
         )
         self.ended.add(end.key)
@@ -207,7 +206,7 @@ class Journal:
                 parcel.kept.state,
                 kind=parcel.kept.kind,
                 epoch=epoch.epoch,
-                metrics=self._metrics(epoch),
+                metrics=metrics_of(epoch, self.data.task),
                 source=epoch.source,
                 outcome=parcel.outcome,
                 history=parcel.history,
@@ -226,13 +225,21 @@ class Journal:
         self.failed.add(key)
         self.batch.outcomes.append(Outcome(run_id=key, status="failed", error=fault))
 
-    def _metrics(self, epoch: Epoch) -> dict[str, float]:
-        name = "rmse" if self.data.task == "regression" else "accuracy"
-        figures = {
-            "train_loss": epoch.train_loss,
-            f"train_{name}": epoch.train_metric,
-            "val_loss": epoch.val_loss,
-            f"val_{name}": epoch.val_metric,
-            "val_balanced_accuracy": epoch.val_balanced_accuracy,
-        }
-        return finite({key: value for key, value in figures.items() if value is not None})
+
+def history_row(run_id: str, epoch: Epoch) -> dict[str, Any]:
+    """Write an epoch as a row of a run's history."""
+    row = {"run_id": run_id, **vars(epoch)}  # asdict would copy every value
+    return {key: value for key, value in row.items() if key not in UNRECORDED}
+
+
+def metrics_of(epoch: Epoch, task: str) -> dict[str, float]:
+    """Return the figures of an epoch by which a run is listed and ranked."""
+    name = "rmse" if task == "regression" else "accuracy"
+    figures = {
+        "train_loss": epoch.train_loss,
+        f"train_{name}": epoch.train_metric,
+        "val_loss": epoch.val_loss,
+        f"val_{name}": epoch.val_metric,
+        "val_balanced_accuracy": epoch.val_balanced_accuracy,
+    }
+    return finite({key: value for key, value in figures.items() if value is not None})

@@ -15,6 +15,7 @@ from zoo.reports import Source
 from zoo.running import Running
 from zoo.slots import Slot, clock, factors, mixing, order
 from zoo.stack import Stack
+from zoo.teaching import Lesson
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Lane:
         ema: their exponential average, where there is one, and 1 - its decay, (k, 1).
         knobs: what the loss takes of each member, whatever the batch.
         augment: changes a batch (k, N, *shape) by seeds (k,), where that is asked for.
+        lesson: what a teacher says of a batch, where there is one.
         halt: is set where training ends at once: what the lane has done is not wanted any more.
     """
 
@@ -39,6 +41,7 @@ class Lane:
     ema: tuple[Running, Tensor] | None
     knobs: Knobs
     augment: Callable[[Tensor, Tensor], Tensor] | None
+    lesson: Lesson | None
     halt: Event
 
     @property
@@ -112,6 +115,9 @@ class Lane:
             share = mix_K.view(-1, *(1 for _ in x_KN.shape[1:]))
             x_KN = share * x_KN + (1 - share) * x_KN.flip(1)
             knobs |= {"mix": mix_K, "mate_N": y_KN.flip(1)}
+        if self.lesson is not None:
+            x_KN = self.lesson.disturbed(x_KN, seed_K)
+            knobs["taught_N"] = self.lesson.taught(x_KN, index_KN)
         return x_KN, y_KN, knobs
 
     def _gradient(

@@ -14,7 +14,8 @@ from rich.text import Text
 from zoo.data import Data
 from zoo.printable import printable
 from zoo.reports import Epoch, Finished, Pass
-from zoo.training import Begun, Event, Noted
+from zoo.sections import Task
+from zoo.training import Begun, Event, Noted, Teaching
 
 LINE_S = 5.0  # seconds between two plain lines while nobody ends
 
@@ -52,6 +53,9 @@ class Progress:
         match event:
             case Begun():
                 self._begin(event)
+            case Teaching(title, task, limits):
+                self._say(f"{title}: {_count(len(limits), 'model')} to train")
+                self._expect(task, {key: key for key in limits}, dict(limits))
             case Noted(text):
                 self._say(text)
             case Pass():
@@ -62,10 +66,6 @@ class Progress:
 
     def _begin(self, event: Begun) -> None:
         data = event.plan.data
-        if data.task == "regression":
-            self.metric, self.sign = "rmse", 1
-        self.labels = {run.id: run.label for run in event.pending}
-        self.limits = {run.id: run.config["train"]["epochs"] for run in event.pending}
         there = len(event.runs) - len(event.pending)
         self._say(
             f"{event.plan.title}: {_count(len(event.pending), 'model')} to train"
@@ -73,6 +73,18 @@ class Progress:
         )
         for line in introduced(data):
             self._say(line)
+        self._expect(
+            data.task,
+            {run.id: run.label for run in event.pending},
+            {run.id: run.config["train"]["epochs"] for run in event.pending},
+        )
+
+    def _expect(self, task: Task, labels: dict[str, str], limits: dict[str, int]) -> None:
+        """Be ready to follow models with these keys."""
+        if task == "regression":
+            self.metric, self.sign = "rmse", 1
+        self.labels, self.limits = labels, limits
+        self.latest, self.ended, self.best = {}, {}, None
         self.started = self.printed = time.monotonic()
 
     def _advance(self, event: Pass) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.config import RunConfig
 from zoo.registry.records import Average, CheckpointKind, Source
@@ -23,6 +23,7 @@ class Member:
             do not say otherwise.
         state: the weights to start from, or None for those that the settings mean.
         optimiser: the optimiser's state to start from (see :attr:`Kept.state`).
+        module: the model itself, which is copied, where settings do not say what it is.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Member:
     seed: int
     state: Mapping[str, Tensor] | None = None
     optimiser: Mapping[str, Tensor] | None = None
+    module: nn.Module | None = None
 
 
 @dataclass(frozen=True)

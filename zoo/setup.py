@@ -1,5 +1,6 @@
 """What stays while members train: data on the device, the objective, how members are built."""
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -8,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo import augment, models
+from zoo import augment, models, teaching
 from zoo.checks import batch_size, build, check
 from zoo.choice import Choice, Race, choose
 from zoo.data import Data, Part
@@ -21,6 +22,7 @@ from zoo.sections import TrainConfig
 from zoo.sequential import Sequential
 from zoo.stack import stack
 from zoo.stacked import Stacked
+from zoo.teaching import Lesson, Teacher, lesson, with_teacher
 from zoo.weighting import class_weights
 
 
@@ -30,16 +32,23 @@ class Setup:
     Attributes:
         config: the settings of one of them; what they share is read from here.
         train, val: the rows, on the device.
+        lesson: what a teacher says of them, where there is one.
     """
 
-    def __init__(self, member: Member, data: Data, device: torch.device | str | None) -> None:
-        """Check the settings and move the data.
+    def __init__(
+        self,
+        member: Member,
+        data: Data,
+        device: torch.device | str | None,
+        teacher: Teacher | None = None,
+    ) -> None:
+        """Check the settings, move the data, and ask the teacher.
 
         Raises:
             ConfigError: where settings do not suit each other or the data.
         """
         self.config = member.config
-        check(self.config, data)
+        check(self.config, data, module=member.module)
         self.data = data
         self.device = torch.device(device) if device else default_device()
         metrics = [monitor.metric for monitor in self.config.stop.monitors]
@@ -49,6 +58,12 @@ class Setup:
         self.train, self.val = (
             Part(part.x.to(self.device), part.y.to(self.device)) for part in (data.train, data.val)
         )
+        self.lesson: Lesson | None = None
+        if teacher is not None:
+            teaching.check(teacher, data.task)
+            self.objective = with_teacher(self.objective, data.task, teacher)
+            changed = bool(self.config.train.mixup or self.config.augment.asked)
+            self.lesson = lesson(teacher, self.train.x, data.prepare, changed=changed)
         self.batch_size = batch_size(self.config, data)
         self.example = self.build(member)
         self.engines: dict[EngineName, Engine] = {}
@@ -57,7 +72,10 @@ class Setup:
         """Build a member as it is before training."""
         init = member.config.init
         seed = init.seed if init.mode == "shared" else member.seed
-        module = build(member.config.model, self.data, seed)
+        if member.module is not None:
+            module = copy.deepcopy(member.module)
+        else:
+            module = build(member.config.model, self.data, seed)
         if member.state is not None:
             models.restore(module, member.state)
         return module.to(self.device)
@@ -126,8 +144,11 @@ class Setup:
         if train.mixup:
             half_K = torch.full((len(members),), 0.5, device=self.device)
             knobs |= {"mix": half_K, "mate_N": y_KN.flip(1)}
+        x_KN = self.data.prepare(x_KN)
+        if self.lesson is not None:
+            knobs["taught_N"] = self.lesson.taught(x_KN, index_KN)
         modules = [self.build(member) for member in members]
-        return Race(stack(modules), self.data.prepare(x_KN), y_KN, knobs)
+        return Race(stack(modules), x_KN, y_KN, knobs)
 
     def _room(self, member: Member) -> int:
         """Say how many members fit into the memory of the device."""

@@ -34,6 +34,7 @@ from zoo.planning import Plan
 from zoo.registry import NewRun, Registry, Run
 from zoo.registry.records import DONE, SavedState, differences, label
 from zoo.reports import Member, Pass
+from zoo.sections import Task
 from zoo.settings import flatten
 from zoo.setup import default_device
 
@@ -59,7 +60,16 @@ class Noted:
     text: str
 
 
-Event = Begun | Noted | Pass
+@dataclass(frozen=True)
+class Teaching:
+    """Models are trained that no plan asked for: what they are, and the most epochs of each."""
+
+    title: str
+    task: Task
+    limits: Mapping[str, int]
+
+
+Event = Begun | Noted | Teaching | Pass
 Watch = Callable[[Event], None]
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from torch import Tensor
 
 from zoo.data import arrow, builtin, files, images, making, sources, tabular
-from zoo.data.dataset import Data, Part, Source
+from zoo.data.dataset import Data, Part, Source, of_tensors
 from zoo.data.opening import naming
 from zoo.data.sharing import columns
 from zoo.errors import DataError, nearest
@@ -31,6 +31,7 @@ __all__ = [
     "apply",
     "apply_counting",
     "load",
+    "of_tensors",
     "open_source",
     "read_chunks",
     "read_rows",

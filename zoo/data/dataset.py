@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,6 +88,38 @@ class Data:
         """Return what standardised targets stand for; None for classes and labels."""
         fitted = self.preprocessing["target"]["units"]
         return Units(fitted, device) if fitted else None
+
+
+def of_tensors(train: Part, val: Part, task: Task, outputs: int) -> Data:
+    """Make data of tensors that are ready to be learnt from; of their origin nothing is known.
+
+    Args:
+        train: rows, as models take them, and their targets.
+        val: the same.
+        task: which it is.
+        outputs: how many numbers a model gives per row.
+
+    >>> part = Part(torch.zeros(3, 2), torch.tensor([0, 1, 1]))
+    >>> of_tensors(part, part, "classification", 2).classes
+    ('0', '1')
+    """
+    names = [str(place) for place in range(outputs)]
+    classes = () if task == "regression" else tuple(names)
+    target = {"task": task, "names": names, "classes": classes, "units": None}
+    nobody = np.empty(0, dtype=np.int64)
+    return Data(
+        ref="tensors",
+        task=task,
+        train=train,
+        val=val,
+        test=Part(val.x[:0], val.y[:0]),
+        classes=classes,
+        preprocessing={"kind": "tensors", "target": target},
+        fingerprint="",
+        split_hash="",
+        notes=(),
+        rows=(nobody, nobody, nobody),
+    )
 
 
 @dataclass(frozen=True)
