@@ -36,7 +36,7 @@ PRODUCTS: list[tuple[str, str, str | None, dict[str, Any]]] = [
     ("median", "predictions", "median", {}),
     ("trimmed-mean", "predictions", "trimmed-mean", {}),
     ("weighted", "predictions", "weighted", {}),
-    ("greedy, metric=accuracy", "predictions", "greedy", {"metric": "accuracy"}),
+    ("greedy, accuracy", "predictions", "greedy", {"metric": "accuracy"}),
     ("greedy", "predictions", "greedy", {}),
     ("budget, members=4", "predictions", "budget", {}),
     ("convex", "predictions", "convex", {}),
