@@ -72,7 +72,7 @@ def intervals_plot(comparison: Comparison) -> Plot:
     kinds = dict.fromkeys(row.kind for row in rows)
     return Plot(
         key="test",
-        title=f"{comparison.metric} on {comparison.n_test} test rows",
+        title=f"Test {comparison.metric}, {comparison.n_test} rows",
         says=f"The test {comparison.metric} of {len(rows)} candidates; the best single model has "
         f"{figure(base.test)}.",
         note="Whiskers: 95 % interval of the difference from the best single model, whose figure "
@@ -122,7 +122,7 @@ def growth_plot(comparison: Comparison) -> Plot:
     ticks = x.ticks if x.logarithmic else [(x(s.members), str(s.members)) for s in sizes]
     return Plot(
         key="growth",
-        title=f"{metric} of pools of 1 to {sizes[-1].members} members",
+        title=f"Pools of 1 to {sizes[-1].members} members",
         says=f"Pools of one member have {metric} {figure(base)} on average, the pool of all "
         f"{sizes[-1].members} has {figure(sizes[-1].value)}.",
         note="The mean over several choices of as many members. Band: 95 % interval of the gain "
@@ -204,7 +204,9 @@ def cost_plot(comparison: Comparison) -> Plot:
     shown = near([row for row in priced if row.test == row.test])
     times = [row.inference_ms_256 or 0.0 for row in priced]
     x = horizontal([*times, min(times) / 1.2, max(times) * 1.2], logarithmic=True)
-    y = vertical([row.test for row in shown])
+    tests = [row.test for row in shown]
+    room = 0.3 * (max(tests) - min(tests)) * (len(shown) < len(priced))  # for those beyond
+    y = vertical([*tests, min(tests) - room, max(tests) + room / 3])
     sign = 1 if comparison.direction == "max" else -1
     front: list[Row] = []
     for row in sorted(priced, key=lambda row: (row.inference_ms_256, -sign * row.test)):
@@ -228,7 +230,7 @@ def cost_plot(comparison: Comparison) -> Plot:
             marks.append((here, low - 4, f"{name} {figure(row.test)}"))
             mark = "\u25be" if row.test < y.low else "\u25b4"
             shapes.append(words(here, low, mark, f"beyond {row.kind}", "middle"))
-    shapes += captions(marks, x.start, x.end)
+    shapes += captions(marks, x, y)
     return Plot(
         key="cost",
         title="Quality against cost",

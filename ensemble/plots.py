@@ -166,24 +166,26 @@ def words(x: float, y: float, text: str, look: str = "label", anchor: str = "sta
     return Shape("text", look, {"x": x, "y": y, "text-anchor": anchor}, text)
 
 
-def captions(marks: Sequence[tuple[float, float, str]], start: float, end: float) -> list[Shape]:
-    """Write beside every mark what it is, where no other mark or text is; else leave it out."""
+def captions(marks: Sequence[tuple[float, float, str]], across: Scale, up: Scale) -> list[Shape]:
+    """Write beside every mark what it is, where it hides no other mark or text; else not at all."""
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y, _ in marks]
     shapes = []
     for x, y, text in marks:
         width = LETTER * len(text)
         for left, middle in (
-            (x + 9, y),
-            (x - 9 - width, y),
-            (x - width / 2, y - 14),
-            (x - width / 2, y + 14),
-            (x + 6, y - 13),
-            (x - 6 - width, y - 13),
-            (x + 6, y + 13),
-            (x - 6 - width, y + 13),
+            (x + 7, y - 10),
+            (x - 7 - width, y - 10),
+            (x + 7, y + 11),
+            (x - 7 - width, y + 11),
+            (x - width / 2, y - 15),
+            (x - width / 2, y + 15),
+            (x + 10, y),
+            (x - 10 - width, y),
         ):
             box = (left, middle - 6.5, left + width, middle + 6.5)
-            if start <= box[0] and box[2] <= end and not any(_meet(box, one) for one in taken):
+            inside = across.start <= box[0] and box[2] <= across.end
+            inside = inside and up.end <= box[1] and box[3] <= up.start
+            if inside and not any(_meet(box, one) for one in taken):
                 taken.append(box)
                 shapes.append(words(left, middle + 4, text, "label small"))
                 break

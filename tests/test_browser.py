@@ -34,7 +34,7 @@ def browser():
 def report(tmp_path_factory):
     """A report whose data have a hostile name."""
     folder = tmp_path_factory.mktemp("report")
-    comparison, histories = made(folder, "digits", seeds=6)
+    comparison, histories = made(folder, "digits", seeds=6, metric=["accuracy", "nll"])
     path = folder / "report.html"
     path.write_text(html(replace(comparison, data=EVIL), histories), encoding="utf-8")
     return path
@@ -83,12 +83,16 @@ def test_it_fits_without_scrolling_sideways(page):
         width,
     )
     assert wide == []
+    assert page.evaluate(
+        """[...document.querySelectorAll(".sortable")].every(
+            one => one.scrollWidth <= one.clientWidth)"""
+    )
 
 
 @pytest.mark.parametrize("page", ["desktop", "phone"], indirect=True)
 def test_a_heading_sorts_by_its_column_by_mouse_and_by_key(page):
-    head = page.locator("table.candidates thead button", has_text="nll")
-    place = 1 + page.locator("table.candidates thead button").all_inner_texts().index("nll")
+    head = page.locator("table.candidates thead button", has_text="brier")
+    place = 1 + page.locator("table.candidates thead button").all_inner_texts().index("brier")
     values = sorted(map(float, column(page, place)))
     head.click()
     assert list(map(float, column(page, place))) == values[::-1]

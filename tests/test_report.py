@@ -39,7 +39,7 @@ class Outline(HTMLParser):
         self.texts.append(data)
 
 
-def made(folder, ref, seeds=4, **others):
+def made(folder, ref, seeds=4, metric=None, **others):
     """A comparison and the histories of its members."""
     asked = {"data": {"ref": ref}, "seeds": seeds, "model": {"hidden": [8]}, **others}
     asked.setdefault("train", {"epochs": 12})
@@ -47,7 +47,7 @@ def made(folder, ref, seeds=4, **others):
         runs = train_many(plan(parse(asked)), registry)
         combine(registry, runs, "predictions")
         combine(registry, runs, "weights", method="uniform")
-        comparison = compare(registry, registry.runs())
+        comparison = compare(registry, registry.runs(), metric=metric)
         return comparison, {run.id: registry.history(run.id) for run in runs}
 
 
