@@ -47,6 +47,7 @@ LIBRARIES = {  # that arithmetic is left to
     "blending": {"scipy"},
     "calibration": {"scipy", "sklearn"},
     "metalearner": {"sklearn"},
+    "ranks": {"numpy"},
 }
 MODULES = [*sorted((ROOT / "zoo").rglob("*.py")), *sorted((ROOT / "ensemble").rglob("*.py"))]
 
