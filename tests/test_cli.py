@@ -322,7 +322,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(zoo, tmp_path, arguments, file
         (["show", "iris-mlp"], "must name one run, however it names 2"),
         (["ensemble", "nobody", "--mode", "weights"], "no run matches 'nobody'"),
         (["ensemble", "--mode", "weights", "--method", "unifrom"], "did you mean 'uniform'"),
-        (["ensemble", "--mode", "predictions", "--method", "median"], "of regression"),
+        (
+            ["ensemble", "--mode", "predictions", "--set", "calibration=platt"],
+            "no calibration is called 'platt'",
+        ),
         (["ensemble", "--mode", "weights", "--set", "density=1"], "options are a method's"),
         (
             ["ensemble", "--mode", "weights", "--method", "uniform", "--set", "density=1"],

@@ -461,7 +461,10 @@ def test_options_that_do_not_fit_are_refused(registry, method, options, says):
     assert len(registry.runs()) == before, "nothing is left behind"
 
 
-def test_quantities_are_not_calibrated(registry):
+def test_quantities_are_not_calibrated_and_not_voted_on(registry):
+    runs = registry.runs(["value/kind=single"])
+    with pytest.raises(OptionError, match="vote pools predictions of classification or multilabel"):
+        combine(registry, runs, "predictions", method="vote")
     with pytest.raises(OptionError, match="temperature calibrates probabilities, however"):
         combine(
             registry,
