@@ -3,9 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +15,7 @@ from sklearn import metrics as sk
 from cli import main
 from ensemble import combine, compare
 from ensemble.errors import EnsembleError
-from ensemble.members import MembersError, bench
+from ensemble.members import Bench, MembersError, bench
 from ensemble.metrics import METRICS, find
 from ensemble.predictions import mean
 from ensemble.repeats import by_split
@@ -27,7 +24,6 @@ from ensemble.significance import holm
 from zoo import Registry, parse, plan, train_many
 from zoo.registry import NewRun
 
-ROOT = Path(__file__).parents[1]
 QUICK = {"model": {"hidden": [8]}, "train": {"epochs": 6}, "optim": {"lr": 0.02}}
 
 
@@ -432,36 +428,33 @@ def test_several_splits_are_compared_each_and_then_together(registry, tmp_path):
     assert run("iris-*").exit_code == 2
 
 
-MANY = """
-import resource, sys, torch
-from ensemble import combine, compare
-from zoo import Registry, parse, plan, train_many
-torch.set_num_threads(1)
-folder = sys.argv[1]
-data = {"ref": f"{folder}/t.parquet", "target": "y", "split": "column", "part": "part"}
-asked = {"data": data, "seeds": 200, "model": {"hidden": [2]}, "train": {"epochs": 1}}
-with Registry(f"sqlite:///{folder}/r.db", f"{folder}/b") as registry:
-    runs = train_many(plan(parse(asked)), registry, engine="stacked")
-    combine(registry, runs[:20], "predictions")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    comparison = compare(registry, registry.runs())
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert len(comparison.singles) == 200 and comparison.n_test == 100_000
-assert comparison.growth[-1].members == 200
-print((after - before) // 1024)
-"""
+def test_no_more_is_predicted_at_once_than_memory_is_meant_for(shared, monkeypatch):
+    """What 200 members and 100,000 rows take as a whole: ``python benchmarks/crowd.py``."""
+    registry, runs, _ = shared
+    most, sizes, predictor = 12_000, [], Bench.predictor
+
+    def watched(self, some):
+        forward = predictor(self, some)
+
+        def predict(x_N):
+            outputs_K = forward(x_N)
+            sizes.append(outputs_K.numel())
+            return outputs_K
+
+        return predict
+
+    monkeypatch.setattr("ensemble.entrants.CELLS", most)
+    monkeypatch.setattr("ensemble.costs.TIMINGS", 1)
+    monkeypatch.setattr(Bench, "predictor", watched)
+    compare(registry, registry.runs())
+    assert len(runs) * 359 * 10 > most
+    assert most / 2 < max(sizes) <= most * 1.3  # 256 rows of six are timed at once
 
 
-def test_200_members_and_100_000_rows_need_bounded_memory(tmp_path):
-    """All predictions at once would be 320 MB, and pooling them several times that."""
-    draw = np.random.default_rng(0)
-    rows = 100_000 + 300
-    frame = pd.DataFrame({"x": draw.normal(size=rows).astype("float32")})
-    frame["y"] = np.array(list("abcd"))[np.digitize(frame["x"], [-0.7, 0.0, 0.7])]
-    frame["part"] = ["train"] * 200 + ["val"] * 100 + ["test"] * 100_000
-    frame.to_parquet(tmp_path / "t.parquet")
-    done = subprocess.run(
-        [sys.executable, "-c", MANY, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 700
+def test_200_members_are_compared(registry):
+    runs = trained(registry, seeds=200, train={"epochs": 1})
+    comparison = compare(registry, runs)
+    assert len(comparison.singles) == 200
+    assert comparison.growth[-1].members == 200
+    assert comparison.diversity.disagreement_KK.shape == (200, 200)
+    assert max(map(len, comparison_text(comparison, "table").splitlines())) <= 80

@@ -114,4 +114,6 @@ def test_the_error_shown_is_the_error_printed():
 def test_the_tables_shown_have_the_columns_that_are_printed():
     heads = re.findall(r"^candidate .*$", TEXT, re.MULTILINE)
     assert "delta [95% interval]" in heads[0]
-    assert heads[1].split() == ["candidate", "nll", "brier", "ece", "params", "ms", "epochs"]
+    assert heads[1].split() == ["candidate", "nll", "brier", "ece"]
+    costs = ["candidate", "params", "flops", "bytes", "ms", "1", "ms", "256", "epochs"]
+    assert heads[2].split() == costs
