@@ -36,7 +36,7 @@ def kth_largest(leaves: Sequence[Tensor], base: Tensor, k: int) -> Tensor:
 def _kth_largest(leaf_N: Tensor, base_N: Tensor, k: int) -> float:
     low, high = _bounds(leaf_N, base_N, k)
     above, between = 0, []
-    for part_N, start_N in zip(leaf_N.split(PIECE), base_N.split(PIECE), strict=True):
+    for part_N, start_N in zip(*(torch.split(x, PIECE) for x in (leaf_N, base_N)), strict=True):
         size_N = _sizes(part_N, start_N)
         higher_N = size_N > high
         above += int(np.count_nonzero(higher_N))

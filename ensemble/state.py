@@ -210,8 +210,8 @@ def pieces(leaves: Sequence[Tensor]) -> Iterator[Tensor]:
     >>> [values_KN.shape for values_KN in pieces([torch.zeros(2, 3)] * 4)]
     [torch.Size([4, 6])]
     """
-    flat_K = [leaf.reshape(-1) for leaf in leaves]
-    for part_K in zip(*(flat.split(-(-PIECE // len(leaves))) for flat in flat_K), strict=True):
+    size = -(-PIECE // len(leaves))
+    for part_K in zip(*(torch.split(leaf.reshape(-1), size) for leaf in leaves), strict=True):
         values_KN = part_K[0].new_empty(len(leaves), len(part_K[0]), dtype=torch.float64)
         for values_N, part in zip(values_KN, part_K, strict=True):
             values_N.copy_(part)

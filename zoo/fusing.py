@@ -6,13 +6,14 @@ the linear layer or convolution before it: one such layer does both.
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-PAIRS = {
+PAIRS: dict[type, tuple[type, Callable[[Any, Any], nn.Module]]] = {
     nn.Linear: (nn.BatchNorm1d, fuse_linear_bn_eval),
     nn.Conv1d: (nn.BatchNorm1d, fuse_conv_bn_eval),
     nn.Conv2d: (nn.BatchNorm2d, fuse_conv_bn_eval),
@@ -42,7 +43,8 @@ def fused(module: nn.Module) -> nn.Module:
         for i, (layer, norm) in enumerate(pairwise([*part])):
             kind, fuse = PAIRS.get(type(layer), (None, None))
             if (
-                type(norm) is kind
+                fuse is not None
+                and type(norm) is kind
                 and _foldable(norm, layer)
                 and all(names[id(parameter)] == 1 for parameter in layer.parameters())
             ):
@@ -50,7 +52,7 @@ def fused(module: nn.Module) -> nn.Module:
     return module
 
 
-def _foldable(norm: _BatchNorm, layer: nn.Module) -> bool:
+def _foldable(norm: Any, layer: Any) -> bool:
     hooked = any(each._forward_hooks or each._forward_pre_hooks for each in (norm, layer))
     known = norm.affine and norm.running_mean is not None
     return known and len(layer.weight) == norm.num_features and not hooked

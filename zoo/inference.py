@@ -23,9 +23,10 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from zoo.engines import EVALUATION_ROWS, Prepare, as_is
 from zoo.fusing import fused
+from zoo.program import NotRecordableError
 from zoo.racing import Timer, in_turns
 from zoo.sequential import channels_last
-from zoo.tape import Forward, NotRecordableError, record_rows
+from zoo.tape import Forward, record_rows
 
 PAYS_S = 0.1  # that the loop has taken, before anything is measured
 RACE_S = 0.03  # of timing, at least

@@ -156,7 +156,7 @@ def simplified(
         mutates = bool(mutated(func, args, kwargs, Tensor))
         touched = leaves((args, kwargs, result), Tensor)
         pure = not mutates and not any(_storage(tensor) in written for tensor in touched)
-        slots = pytree.tree_map(find, (args, kwargs))
+        slots: Any = pytree.tree_map(find, (args, kwargs))
         key = None
         if len(outputs) == 1 and isinstance(outputs[0], Tensor):
             (only,) = outputs
@@ -182,7 +182,7 @@ def simplified(
         ]
         if key is not None and targets[0] is not None:
             known[key] = targets[0]
-        program.lines.append(Line(func, *slots, targets, mutates, pure))
+        program.lines.append(Line(func, slots[0], slots[1], targets, mutates, pure))
     for result in results:
         slot = find(result)
         own = slot.number not in {*program.inputs, *program.constants}

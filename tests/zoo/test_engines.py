@@ -25,10 +25,10 @@ from torch import nn
 from zoo import models
 from zoo.engines import EVALUATION_ROWS
 from zoo.objective import objective
+from zoo.program import NotRecordableError
 from zoo.sequential import Sequential
 from zoo.stack import stack
 from zoo.stacked import Stacked
-from zoo.tape import NotRecordableError
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ from torch.func import vmap
 from torch.utils import _pytree as pytree
 
 from zoo.noise import uniform_like
-from zoo.tape import NotRecordableError, record
+from zoo.program import NotRecordableError
+from zoo.tape import record
 
 SEED_K = torch.tensor([3])
 
