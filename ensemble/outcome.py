@@ -4,7 +4,8 @@ import statistics
 import textwrap
 from typing import Any
 
-from ensemble.students import Distillation, Student
+from ensemble.classes import Student
+from ensemble.students import Distillation
 from zoo.render import Format, describe, render, to_json
 
 LEGEND = """\

@@ -6,14 +6,14 @@ Beside it stands one that had the same loop, seeds, settings and epochs, but the
 that one gains comes of training, and what the student gains over it comes of the teachers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ensemble.averaging import best_average
 from ensemble.catalogue import Option
-from ensemble.distillation import graduate, learn
+from ensemble.classes import Student, Watch, best_of, trained
 from ensemble.errors import EnsembleError, OptionError, nearest
 from ensemble.heldout import pooling
 from ensemble.likeness import same_model
@@ -25,15 +25,14 @@ from ensemble.teachers import asked, same_inputs, settings_of, together
 from zoo import teaching
 from zoo.checks import check
 from zoo.config import RunConfig
-from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.journal import history_row, metrics_of
 from zoo.registry import NewRun, Registry, Run
 from zoo.registry.records import Batch, Outcome, digest
-from zoo.reports import Epoch, Finished, Member, Pass
+from zoo.reports import Member
 from zoo.setup import default_device
 from zoo.teaching import Teacher
-from zoo.training import Event, Noted, Teaching
+from zoo.training import Noted
 from zoo.usercode import title
 
 STARTS = ("auto", "average", "fresh")
@@ -46,16 +45,6 @@ OPTIONS = (
 )
 SECTIONS = ("model", "optim", "schedule", "train", "stop", "keep", "augment")  # may be set
 LABELS = "labels"  # the method of what was trained without teachers
-Watch = Callable[[Event], None]
-
-
-@dataclass(frozen=True)
-class Student:
-    """One that was trained: how, and what came of it."""
-
-    member: Member
-    end: Finished
-    history: list[Epoch]
 
 
 @dataclass(frozen=True)
@@ -129,11 +118,11 @@ def distill_runs(
     stem = f"{teachers[0].name}.distill-{title(config.model.name)}"
     request = named(registry, _request(teachers, config, stem, method, chosen), name)
     members = _members(table, teachers, config, chosen, watch)
-    students = _trained(f"{request.name}: students", members, data, teacher, watch)
-    best = _best(students, data)
+    students = trained(f"{request.name}: students", members, data, teacher, watch)
+    best = best_of(students, data, teacher)
     alike = [_without_teacher(student) for student in students]
-    labelled = _trained(f"{request.name}: labels alone", alike, data, None, watch)
-    control = _best(labelled, data)
+    labelled = trained(f"{request.name}: labels alone", alike, data, None, watch)
+    control = best_of(labelled, data, None)
     run = _publish(registry, request, best, students, sum(run.epochs or 0 for run in teachers))
     request = _request(teachers, control.member.config, f"{run.name}-{LABELS}", LABELS, chosen)
     baseline = _publish(registry, named(registry, request, None), control, labelled, 0)
@@ -232,33 +221,6 @@ def _without_teacher(student: Student) -> Member:
     )
     seed = student.member.seed
     return Member(f"seed={seed}", config, seed)
-
-
-def _trained(
-    what: str,
-    members: Sequence[Member],
-    data: Data,
-    teacher: Teacher | None,
-    watch: Watch,
-) -> list[Student]:
-    """Train members to their end."""
-    histories: dict[str, list[Epoch]] = {member.key: [] for member in members}
-    watch(Teaching(what, data.task, {m.key: m.config.train.epochs for m in members}))
-
-    def follow(happened: Pass) -> None:
-        for epoch in happened.epochs:
-            histories[epoch.key].append(epoch)
-        watch(happened)
-
-    ended = learn(members, data, teacher, follow)
-    return [
-        Student(member, end, histories[member.key])
-        for member, end in zip(members, ended, strict=True)
-    ]
-
-
-def _best(students: Sequence[Student], data: Data) -> Student:
-    return students[graduate([student.end for student in students], data).student]
 
 
 def _request(

@@ -12,9 +12,10 @@ ROOT = Path(__file__).parents[1]
 KNOWS_ZOO = {
     "averaging",
     "entries",
+    "classes",
+    "distillation",
     "files",
     "inference",
-    "distillation",
     "healing",
     "likeness",
     "members",

@@ -70,7 +70,8 @@ class Lesson:
     def taught(self, x_KN: Tensor, index_KN: Tensor) -> Tensor:
         """Return what the teacher says of inputs (K, N, *shape), made of rows of these numbers."""
         if self.answers_N is None:
-            return self.teacher.ask(x_KN.flatten(0, 1)).unflatten(0, x_KN.shape[:2])
+            told = self.teacher.ask(x_KN.flatten(0, 1))
+            return told.view(*x_KN.shape[:2], *told.shape[1:])
         shape = (*index_KN.shape, *self.answers_N.shape[1:])
         return self.answers_N.index_select(0, index_KN.reshape(-1)).view(shape)
 
