@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from zoo.curves import verdict
     from zoo.data import Data, load
     from zoo.errors import ZooError
+    from zoo.executors import Processes
     from zoo.exchange.arriving import import_weights
     from zoo.exchange.copying import copy_runs
     from zoo.exchange.leaving import export_runs, load_model
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from zoo.fit import Fit
     from zoo.models import build
     from zoo.planning import continuation, plan
+    from zoo.raycluster import RayCluster
     from zoo.registry import Registry, Run
     from zoo.reports import Member
     from zoo.settings import read
@@ -30,6 +32,8 @@ __all__ = [
     "EarlyStopping",
     "Fit",
     "Member",
+    "Processes",
+    "RayCluster",
     "Registry",
     "Run",
     "ZooError",
@@ -54,6 +58,8 @@ _HOMES = {
     "EarlyStopping": "stopping",
     "Fit": "fit",
     "Member": "reports",
+    "Processes": "executors",
+    "RayCluster": "raycluster",
     "Registry": "registry",
     "Run": "registry",
     "ZooError": "errors",
