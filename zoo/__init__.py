@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from zoo.curves import verdict
     from zoo.data import Data, load
     from zoo.errors import ZooError
-    from zoo.executors import Processes
     from zoo.exchange.arriving import import_weights
     from zoo.exchange.copying import copy_runs
     from zoo.exchange.leaving import export_runs, load_model
     from zoo.exchange.reading import read_weights
+    from zoo.executors import Processes
     from zoo.fit import Fit
     from zoo.models import build
     from zoo.planning import continuation, plan

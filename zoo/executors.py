@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -155,11 +155,11 @@ class _Process:
     """A worker in a process of its own; between them is a pipe, at whose end the worker stops."""
 
     def __init__(self, parcel: Path, places: tuple[str, str], cores: int, gpu: str | None) -> None:
-        context = get_context("spawn")
+        context = _context()
         self.line, theirs = context.Pipe()
         self.told: list[str] = []
         self.fault = ""
-        arguments = (parcel, places, cores, gpu, theirs)
+        arguments = (parcel, places, cores, gpu, theirs, dict(os.environ))
         self.process: BaseProcess = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
@@ -218,11 +218,28 @@ def serve(job: Job, places: tuple[str, str], say: Callable[[str], None], stop: S
     return ""
 
 
+def _context() -> Any:
+    """Say how processes begin: as forks of one that has imported this module and done nothing else.
+
+    So all share what is imported, and each begins at once.  Where that cannot be, each imports it.
+    """
+    methods = get_all_start_methods()
+    context = get_context("forkserver" if "forkserver" in methods else "spawn")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def _serve(
-    parcel: Path, places: tuple[str, str], cores: int, gpu: str | None, line: Connection
+    parcel: Path,
+    places: tuple[str, str],
+    cores: int,
+    gpu: str | None,
+    line: Connection,
+    environment: dict[str, str],
 ) -> None:
     """Work in a process of one's own, until no run is left or the parent says stop, or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all, but the parent tells us
+    os.environ.update(environment)  # as it is now, and not when the first process was forked
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(cores)

@@ -1,4 +1,4 @@
-"""What tests of several workers share: a model that is slow enough to be killed at, and its plan."""
+"""What tests of several workers share: a model slow enough to be killed at, and its plan."""
 
 import time
 
@@ -49,7 +49,7 @@ def planned(asked):
         return plan(parse(asked))
 
 
-def waited_for(condition, seconds=60.0):
+def waited_for(condition, seconds=240.0):
     """Wait until something is so, and return what it is."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -88,22 +88,19 @@ def test_alone_a_process_takes_all_at_once(tmp_path):
 
 
 def test_what_an_interrupted_worker_saved_is_gone_on_with_as_a_whole(tmp_path):
-    asked = {**MANY, "model": {"name": "cnn"}, "data": {"ref": "digits"}}
-    asked |= {"seeds": 4, "train": {"epochs": 3, "batch_size": 512}, "name": "iris-mlp"}
-    train(tmp_path / "whole", asked, width=2)
+    asked, one_by_one = {**MANY, "seeds": 4}, {"engine": "sequential", "width": 2}
+    train(tmp_path / "whole", asked, **one_by_one)
     folder = tmp_path / "shared"
     with opened(folder) as registry:
         stopping = Interrupting(2, signal.SIGINT)
         with pytest.raises(InterruptedRunsError):
-            train_many(
-                plan(parse(asked)), registry, engine="stacked", width=2, share=2, watch=stopping
-            )
+            train_many(plan(parse(asked)), registry, share=2, watch=stopping, **one_by_one)
     with opened(folder) as registry:
         saved = [run.id for run in registry.standings("iris-mlp") if run.is_saved]
         assert len(saved) == 2
         again = Interrupting(0)
-        train_many(plan(parse(asked)), registry, engine="stacked", width=2, share=2, watch=again)
-    assert "2 interrupted runs go on where they were: stacked engine, 1 thread" in again.notes
+        train_many(plan(parse(asked)), registry, share=2, watch=again, **one_by_one)
+    assert "2 interrupted runs go on where they were: sequential engine, 1 thread" in again.notes
     assert [number for key, number in again.epochs if key in saved][:2] == [3, 3]
     assert_same_content(folder, tmp_path / "whole")
 
@@ -159,4 +156,7 @@ def test_quick_runs_are_claimed_ahead_and_the_last_are_shared_out(tmp_path, monk
     assert sum(claims) == 200
     assert claims[0] == 4
     assert max(claims) > 8  # faster than one claim each
-    assert claims[-3:] == [1, 1, 1]
+    left = 200 - 4
+    for count in claims[1:]:
+        assert count <= -(-left // 2)
+        left -= count
