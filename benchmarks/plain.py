@@ -46,14 +46,15 @@ def best_threads(task: Task, seeds: Sequence[int], counts: Sequence[int]) -> int
 
 
 def _train_one(task: Task, seed: int) -> float:
-    model = task.build(seed)
+    device = task.x.device
+    model = task.build(seed).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=task.lr, fused=True)
     generator = torch.Generator().manual_seed(seed)
     best_loss, best_accuracy, best_state = torch.inf, 0.0, {}
     for _ in range(task.epochs):
         model.train()
-        order = torch.randperm(len(task.y), generator=generator)
-        total = torch.zeros(())
+        order = torch.randperm(len(task.y), generator=generator).to(device)
+        total = torch.zeros((), device=device)
         for index in order.split(task.batch_size):
             loss = cross_entropy(model(task.x[index]), task.y[index])
             optimiser.zero_grad(set_to_none=True)

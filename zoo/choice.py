@@ -7,7 +7,6 @@ to waiting, and nearly all of it as soon as the machine has other work.
 """
 
 import itertools
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -26,8 +25,10 @@ WIDER = 1.05  # a wider stack may be this much slower per member: it is refilled
 MARGIN = 1.2  # by which threads inside operations must be faster than none
 ROUND_S = 0.002  # of steps, each time that a contender is timed
 ROUNDS = 3  # at least, of timing all contenders
-RACE_S = 0.1  # of timing, at least
-HOPELESS = 1.5  # times slower than the best: timed no further
+LONG_S = 0.02  # of a step in lanes: then operations are long enough for one thread each
+RACE_S = 0.1, 2.0  # of timing, at least and at most
+SHARE = 0.03  # of the training that may be spent on timing, between these
+HOPELESS = (4, 1.5)  # times slower than the best, after one round and after more: timed no further
 Engines = Mapping[EngineName, Engine]
 
 
@@ -64,7 +65,7 @@ class Race:
         return Race(self.stack.take(range(count)), self.x_KN[:count], self.y_KN[:count], knobs)
 
 
-def choose(race: Race, engines: Engines) -> Choice:
+def choose(race: Race, engines: Engines, steps: int) -> Choice:
     """Time a few training steps of each engine and each use of the cores; take the fastest.
 
     An engine that cannot run the model, or that does not compute what the plain module computes,
@@ -73,6 +74,7 @@ def choose(race: Race, engines: Engines) -> Choice:
     Args:
         race: the members, which are left as they are, and a batch for each.
         engines: by name, the one preferred at equal speed first; what they record stays with them.
+        steps: that training takes at most; the longer it is, the longer they are timed.
 
     Raises:
         Exception: whatever the model itself raises in its plain form.
@@ -81,18 +83,10 @@ def choose(race: Race, engines: Engines) -> Choice:
     cores = torch.get_num_threads()
     start = race.first(min(width, RACE_WIDTH))
     facts = _agree(start, engines)
+    able = [engine for name, engine in engines.items() if name not in facts]
     with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        timers = []
-        for name, engine in engines.items():
-            if name in facts:
-                continue
-            timers.append(_Timer(engine, 1, 1, start, None))
-            if cores > 1 and not race.x_KN.is_cuda:
-                timers.append(_Timer(engine, 1, cores, start, None))
-                lanes = min(cores, len(start.stack))
-                if lanes > 1 and not engine.shares_generator:
-                    timers.append(_Timer(engine, lanes, 1, start, pool))
-        _race(timers)
+        timers = list(_contenders(able, start, cores, pool))
+        _race(timers, steps)
         best = min(timers, key=lambda t: t.seconds * (MARGIN if t.threads > 1 else 1))
         figures = [
             f"{name} {min(t.seconds for t in timers if t.engine is engine) * 1e3:.3g} ms"
@@ -101,14 +95,14 @@ def choose(race: Race, engines: Engines) -> Choice:
         ]
         if len(start.stack) < width:
             wide = _Timer(best.engine, best.lanes, best.threads, race, best.pool)
-            _race([best, wide])
+            _race([best, wide], steps)
             if wide.seconds / width > WIDER * best.seconds / len(start.stack):
                 width = len(start.stack)
     noted = [f"{name} {fact}" for name, fact in facts.items()]
     many = "s" * (len(start.stack) > 1)
-    steps = f"a step of {len(start.stack)} member{many}: {', '.join([*noted, *figures])}"
+    told = f"a step of {len(start.stack)} member{many}: {', '.join([*noted, *figures])}"
     choice = Choice(best.engine.name, best.lanes, best.threads, width)
-    return replace(choice, reason=f"{described(choice, race.x_KN.device)} ({steps})")
+    return replace(choice, reason=f"{described(choice, race.x_KN.device)} ({told})")
 
 
 def described(choice: Choice, device: torch.device) -> str:
@@ -175,13 +169,31 @@ def _close(ours: Tensor, theirs: Tensor) -> bool:
     return bool(error <= 0.02 * theirs.abs().max() + 1e-5)
 
 
+def _contenders(
+    engines: Sequence[Engine], race: Race, cores: int, pool: Executor
+) -> Iterator["_Timer"]:
+    """Yield the ways to compute; where steps are long, lanes alone: they have nothing to lose."""
+    lanes = 1 if race.x_KN.is_cuda else min(cores, len(race.stack))
+    apart = [engine for engine in engines if lanes > 1 and not engine.shares_generator]
+    in_lanes = [_Timer(engine, lanes, 1, race, pool) for engine in apart]
+    for timer in in_lanes:
+        timer.measure()
+        yield timer
+    if in_lanes and min(timer.seconds for timer in in_lanes) > LONG_S:
+        return
+    for engine in engines:
+        yield _Timer(engine, 1, 1, race, None)
+        if cores > 1 and not race.x_KN.is_cuda:
+            yield _Timer(engine, 1, cores, race, None)
+
+
 class _Timer:
     """Times steps of an engine in some lanes or threads, on a copy of the members."""
 
     def __init__(
         self, engine: Engine, lanes: int, threads: int, race: Race, pool: Executor | None
     ) -> None:
-        """Record what the engine has to, and warm up."""
+        """Record what the engine has to."""
         count = min(len(race.stack), engine.probe * lanes)
         self.engine, self.lanes, self.threads, self.pool = engine, lanes, threads, pool
         self.scale = len(race.stack) / count
@@ -194,8 +206,8 @@ class _Timer:
 
     @property
     def seconds(self) -> float:
-        """The median time of one step of all members."""
-        return statistics.median(self.taken) * self.scale
+        """The least time of one step of all members."""
+        return min(self.taken) * self.scale
 
     def run(self) -> None:
         with threads(self.threads):
@@ -205,7 +217,8 @@ class _Timer:
                 list(self.pool.map(_step, self.races))
 
     def measure(self) -> float:
-        """Time some steps; return what that took in all."""
+        """Time some steps, after one that finds its threads asleep and the caches of others."""
+        self.run()
         start, steps, spent = time.perf_counter(), 0, 0.0
         while spent < ROUND_S:
             self.run()
@@ -228,13 +241,15 @@ def _step(entry: tuple[Engine, Race]) -> None:
         torch.cuda.synchronize(race.x_KN.device)
 
 
-def _race(timers: Sequence[_Timer]) -> None:
+def _race(timers: Sequence[_Timer], steps: int) -> None:
     """Measure all in turns, so that a stall of the machine hits them alike; drop the hopeless."""
-    alive, spent, rounds = list(timers), 0.0, 0
-    while spent < RACE_S or rounds < ROUNDS:
+    alive, spent, rounds, least = list(timers), 0.0, 0, RACE_S[0]
+    while spent < least or rounds < ROUNDS:
         spent, rounds = spent + sum(timer.measure() for timer in alive), rounds + 1
         best = min(timer.seconds for timer in alive)
-        alive = [timer for timer in alive if timer.seconds < HOPELESS * best]
+        limit = HOPELESS[min(rounds, len(HOPELESS)) - 1] * best
+        alive = [timer for timer in alive if timer.seconds < limit]
+        least = min(max(SHARE * steps * best, RACE_S[0]), RACE_S[1])
 
 
 @contextmanager

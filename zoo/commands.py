@@ -118,9 +118,8 @@ def train_many(
 ) -> None:
     """Train many seeds and settings at once; publish each model when it is done.
 
-    Settings come from CONFIG, a TOML file, and from options, which win.  A key that is not there,
-    such as --set train.help=1, is answered by those of its section: data, model, init, optim,
-    schedule, train, stop, keep, augment.  The same command again trains only what is missing.
+    Settings come from CONFIG, a TOML file, and from options, which win; zoo init prints them all
+    with their defaults.  The same command again trains only what is missing.
     """
     from zoo.config import parse
     from zoo.planning import plan
@@ -211,6 +210,33 @@ def _train(planned: Any, registry: Any, where: Placing, form: Any) -> None:
         )
 
 
+@click.command()
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--data", metavar="REF", default="digits", show_default=True, help="The data.")
+@click.option("--model", metavar="NAME", default="mlp", show_default=True, help="The model.")
+def init(file: Path | None, data: str, model: str) -> None:
+    """Write a file of settings for train-many to FILE, or print it.
+
+    It has every key, with its default, what it takes and what it means.
+    """
+    from zoo import models
+    from zoo.errors import ConfigError
+    from zoo.outline import outline
+    from zoo.usercode import is_reference, trusting
+
+    # What the user types, the user trusts.
+    click.get_current_context().with_resource(trusting(*filter(is_reference, [model])))
+    text = outline(data, {"name": model, **models.options(model, {})})
+    if file is None:
+        echo(text)
+        return
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(f"{text}\n")
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from None
+
+
 @click.command("list")
 @refs_argument
 @places
@@ -259,4 +285,4 @@ def show(ref: str, curves: bool, output: Path | None, registry: str, blobs: str,
         echo(card(run, checkpoints, history, form, width))
 
 
-COMMANDS = (train_many, continue_, list_, show)
+COMMANDS = (init, train_many, continue_, list_, show)

@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo.curves import finite, judge, tally
 from zoo.registry import Run
-from zoo.render import Format, metric_name, render
+from zoo.render import Format, render
 
 HEIGHT = 9  # rows of a panel's field; title, axis and epochs take three more
 MARGIN = 9  # columns for the figures on the left
@@ -37,7 +37,7 @@ def curves_text(curves: Sequence[tuple[Run, History]], form: Format, width: int 
         planned, size = run.config["train"]["epochs"], max(width, NARROWEST)
         panels = [
             panel(name, history, key, run.best_epoch, planned, size)
-            for name, key in (("loss", "loss"), (metric_name(run), "metric"))
+            for name, key in (("loss", "loss"), (run.metric, "metric"))
         ]
         return "\n\n".join([run.label, *panels, textwrap.fill(verdicts[0].sentence, size)])
     rows = []

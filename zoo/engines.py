@@ -7,12 +7,15 @@ agree to float tolerance.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Literal, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, Protocol
 
 import torch
+import torch.nn.functional as F  # noqa: N812  # its name everywhere
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from zoo.stack import Stack
 
@@ -94,11 +97,69 @@ def weighted_mean(measured: Sequence[tuple[int, Tensor]]) -> Tensor:
     return torch.stack([figures_FK * (count / rows) for count, figures_FK in measured]).sum(0)
 
 
-def casting(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Let products inside the block use a precision; weights are cast anew at each use."""
-    return torch.autocast(
-        device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False
+class Bfloat16(TorchFunctionMode):
+    """Computes products in bfloat16, and what is sensitive in float32; weights stay float32.
+
+    ``torch.autocast`` is the same idea, but under ``vmap`` it misses some products, such as those
+    with a bias, and hands BatchNorm inputs of another type than its statistics have.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in PRODUCTS:
+            args, kwargs = _cast((args, kwargs), torch.bfloat16)
+        elif func in SENSITIVE:
+            args, kwargs = _cast((args, kwargs), torch.float32)
+        return func(*args, **(kwargs or {}))
+
+
+def _cast(values: Any, dtype: torch.dtype) -> Any:
+    return pytree.tree_map_only(
+        Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, values
     )
+
+
+def casting(precision: Precision) -> AbstractContextManager[object]:
+    """Let products inside the block use a precision; weights are cast anew at each use."""
+    return Bfloat16() if precision == "bfloat16" else nullcontext()
+
+
+PRODUCTS = {
+    F.linear,
+    F.bilinear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+    F.scaled_dot_product_attention,
+    F.multi_head_attention_forward,
+    torch.matmul,
+    torch.mm,
+    torch.bmm,
+    torch.addmm,
+    torch.baddbmm,
+    torch.einsum,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    Tensor.mm,
+    Tensor.bmm,
+}
+SENSITIVE = {
+    F.batch_norm,
+    F.layer_norm,
+    F.group_norm,
+    F.instance_norm,
+    F.rms_norm,
+    F.softmax,
+    F.log_softmax,
+    torch.softmax,
+    torch.log_softmax,
+    Tensor.softmax,
+    Tensor.log_softmax,
+}
 
 
 def for_statistics(module: nn.Module) -> nn.Module:

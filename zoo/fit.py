@@ -32,7 +32,6 @@ from zoo.slots import Slot
 from zoo.state import TrainState
 from zoo.supply import Supply, nobody
 
-WIDTH = 64  # slots of a stack; beyond this width the gain is small and the memory is not
 T = TypeVar("T")
 
 
@@ -69,7 +68,8 @@ class Fit:
             ConfigError: where settings do not suit each other or the data.
         """
         self.setup = Setup(members[0], data, device)
-        choice = choice or self.setup.choose(engine, members[: width or WIDTH], width)
+        most = width or most_at_once(self.setup.device)
+        choice = choice or self.setup.choose(engine, members[:most], width)
         self.choice = choice
         self.halt = Event()
         self.engine = self.setup.engine(choice.engine)
@@ -284,6 +284,11 @@ class Fit:
     def _configs(self) -> list[RunConfig]:
         """Return the settings of every slot; those of an empty one have no meaning."""
         return [slot.member.config if slot else self.setup.config for slot in self.slots]
+
+
+def most_at_once(device: torch.device) -> int:
+    """Say how many slots a stack has at most: beyond 64 a CPU gains little, and memory goes."""
+    return 1024 if device.type == "cuda" else 64
 
 
 def _put_back(

@@ -13,7 +13,6 @@ from zoo.curves import finite, judge, tally
 from zoo.drawing import spans_decades
 from zoo.errors import MismatchError, UsageError, nearest
 from zoo.registry import Run
-from zoo.render import metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +72,7 @@ def picture(path: Path, curves: Sequence[Curve]) -> None:
         raise UsageError(
             f"a picture's name ends in its form, however it is {path.name!r}{nearest(form, FORMS)}"
         )
-    metrics = {metric_name(run): run.label for run, _ in curves}
+    metrics = {run.metric: run.label for run, _ in curves}
     if len(metrics) > 1:
         told = " and ".join(f"{name} for {label}" for name, label in metrics.items())
         raise MismatchError(f"the runs of a picture must share their metric, however it is {told}")

@@ -14,7 +14,7 @@ from rich.text import Text
 from zoo.data import Data
 from zoo.printable import printable
 from zoo.registry.records import UNDONE
-from zoo.reports import Finished, Pass
+from zoo.reports import Epoch, Finished, Pass
 from zoo.training import Begun, Event, Surveyed
 from zoo.working import Noted
 
@@ -31,7 +31,7 @@ class Progress:
         self.limits: dict[str, int] = {}
         self.epochs: dict[str, int] = {}
         self.ended: dict[str, int] = {}
-        self.best: tuple[float, str] | None = None
+        self.best: tuple[float, str, str] | None = None
         self.metric, self.sign = "accuracy", -1
         self.resumed: int | None = None  # epochs that were trained before this command
         self.workers = 0  # besides this process
@@ -85,8 +85,9 @@ class Progress:
             if epoch.key not in self.epochs:
                 self.resumed = (self.resumed or 0) + max(epoch.epoch - 1, 0)
             self.epochs[epoch.key] = epoch.epoch
-            score = (self.sign * epoch.val_metric, self.labels[epoch.key])
-            if epoch.val_metric == epoch.val_metric and (self.best is None or score < self.best):
+            name, value = _watched(epoch, self.metric)
+            score = (self.sign * value, self.labels[epoch.key], name)
+            if value == value and (self.best is None or score < self.best):
                 self.best = score
         for end in event.finished:
             self.ended[end.key] = end.epochs
@@ -125,7 +126,7 @@ class Progress:
         parts += [_count(self.workers, "worker")] if self.workers else []
         parts += [_count(epochs, "epoch")]
         if self.best is not None:
-            parts.append(f"best {self.metric} {abs(self.best[0]):.4g}")
+            parts.append(f"best {self.best[2]} {abs(self.best[0]):.4g}")
         parts.append(f"at most {self._left(epochs)} left")
         return " | ".join(parts)
 
@@ -163,5 +164,13 @@ def _outcome(end: Finished, metric: str) -> str:
     """
     if end.best is None:
         return f"diverged in epoch {end.epochs}: {end.fault}"
-    best = f"best epoch {end.best.epoch}: val {metric} {end.best.val_metric:.4g}"
+    name, value = _watched(end.best, metric)
+    best = f"best epoch {end.best.epoch}: val {name} {value:.4g}"
     return f"{end.status} after {_count(end.epochs, 'epoch')}; {best}, loss {end.best.val_loss:.4g}"
+
+
+def _watched(epoch: Epoch, metric: str) -> tuple[str, float]:
+    """Return the figure that says how good an epoch is, and its name."""
+    if epoch.val_balanced_accuracy is None:
+        return metric, epoch.val_metric
+    return "balanced_accuracy", epoch.val_balanced_accuracy

@@ -67,7 +67,8 @@ class RayCluster:
                 "--cluster needs Ray, however it is not installed; "
                 "pip install 'zoo-ensemble[cluster]'"
             ) from None
-        self._ray, self._token = ray, _connect(ray, address)
+        self._ray = ray
+        _connect(ray, address)
         self.nodes = [node for node in ray.nodes() if node["Alive"]]
         try:
             self.takes = _portion([node["Resources"] for node in self.nodes], cpus, gpus)
@@ -95,8 +96,6 @@ class RayCluster:
     def close(self) -> None:
         """Leave the cluster; end it where it is our own."""
         self._ray.shutdown()
-        for key in self._token:
-            os.environ.pop(key, None)
 
     def __call__(self, job: Job, registry: Registry, watch: Watch, stop: Stop) -> None:
         """Train there."""
@@ -228,22 +227,15 @@ def _work(parcel: bytes, where: Where, cores: int, ear: Any, number: int) -> str
     return fault and f"on {host}: {fault}"
 
 
-def _connect(ray: Any, address: str) -> dict[str, str]:
+def _connect(ray: Any, address: str) -> None:
     """Connect to a cluster, or start one on this machine that nobody else can use.
-
-    Returns:
-        what was set in the environment for it: Ray itself would leave a token in a file for all.
 
     Raises:
         UnreachableError: where nobody answers in time, or what answers is no cluster of this Ray.
     """
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    token: dict[str, str] = {}
     if address == "local":
-        if "RAY_AUTH_MODE" not in os.environ:
-            token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-            os.environ |= token
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     elif address != "auto":
         scheme = "ray://" if address.startswith("ray://") else ""
@@ -255,15 +247,19 @@ def _connect(ray: Any, address: str) -> dict[str, str]:
                 f"--cluster {address}: nobody answers: {error}; is it HOST:PORT of the head?"
             ) from None
     before = [(number, signal.getsignal(number)) for number in SIGNALS]
+    token = Path("~/.ray/auth_token").expanduser()
+    mask = os.umask(0o077)  # Ray would let everybody read the token that it makes
     try:
+        if token.exists():
+            token.chmod(0o600)
         ray.init(address=address, **options)
     except Exception as error:  # Ray raises of every kind, and bare ones
         raise UnreachableError(f"--cluster {address}: {_last_line(error)}") from error
     finally:
+        os.umask(mask)
         if threading.current_thread() is threading.main_thread():
             for number, handler in before:  # Ray has its own idea of them
                 signal.signal(number, handler)
-    return token
 
 
 @contextmanager

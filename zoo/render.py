@@ -58,14 +58,9 @@ def to_json(answer: Mapping[str, Any]) -> str:
     return escaped(json.dumps(_finite({"schema": 1, **answer}), indent=2, ensure_ascii=False))
 
 
-def metric_name(run: Run) -> str:
-    """Return the name of the metric that is reported for a run's task."""
-    return "rmse" if run.task == "regression" else "accuracy"
-
-
 def describe(run: Run) -> dict[str, Any]:
     """Return a run as one row of a list."""
-    metric = metric_name(run)
+    metric = run.watched
     value = run.metrics.get(f"val_{metric}")
     return {
         "run": run.label,

@@ -140,7 +140,7 @@ class Sequential:
     def _call(self, member: nn.Module, x_N: Tensor) -> Tensor:
         if self.channels_last is None:
             self.channels_last = self._suits(x_N)
-        with casting(x_N.device, self.precision):
+        with casting(self.precision):
             outputs: Tensor = member(_channels_last(x_N) if self.channels_last else x_N)
         return outputs.float()
 

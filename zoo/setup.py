@@ -41,7 +41,7 @@ class Setup:
         self.config = member.config
         check(self.config, data)
         self.data = data
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device) if device else default_device()
         metrics = [monitor.metric for monitor in self.config.stop.monitors]
         count_C = torch.bincount(data.val.y) if "balanced_accuracy" in metrics else None
         balance_C = None if count_C is None else balance(count_C).to(self.device)
@@ -85,7 +85,8 @@ class Setup:
         with self.own_randomness():
             count = len(members) if width else min(len(members), self._room(members[0]))
             race = self._race(members[:count])
-            return choose(race, {name: self.engine(name) for name in names})
+            steps = self.config.train.epochs * -(-len(self.train) // self.batch_size)
+            return choose(race, {name: self.engine(name) for name in names}, steps)
 
     def knobs(self, trains: Sequence[TrainConfig]) -> dict[str, Tensor]:
         """Return what the loss takes of members with these settings, whatever the batch.
@@ -136,3 +137,8 @@ class Setup:
             self.engine("sequential").step(race.stack, race.x_KN, race.y_KN, seed_1, race.knobs)
         copies = COPIES + (self.config.keep.lawa or 0)
         return most_members(footprint.bytes + copies * race.stack.flat_KP.nbytes, self.device)
+
+
+def default_device() -> torch.device:
+    """Return the GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

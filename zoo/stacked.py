@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from zoo.engines import (
     statistics,
     weighted_mean,
 )
+from zoo.graphs import Graph
 from zoo.objective import Objective
 from zoo.stack import Stack, flat
 from zoo.tape import record
@@ -51,6 +53,7 @@ class Stacked:
         self.prepare = prepare
         self.programs: dict[Any, Program] = {}
         self.recording = Lock()
+        self.graphs: WeakKeyDictionary[Stack, dict[Any, Graph]] = WeakKeyDictionary()
 
     def step(
         self, stack: Stack, x_KN: Tensor, y_KN: Tensor, seed_K: Tensor, knobs: Knobs
@@ -62,10 +65,16 @@ class Stacked:
             examples = [*stack.params.values(), *(b.clone() for b in stack.buffers.values())]
             return record(self._step(stack, list(knobs)), [*examples, *batch], seed_K)
 
-        program = self._program(("step", len(stack), x_KN.shape, *knobs), recorded)
-        loss_K, score_K, gradient_KP = program(
-            *stack.params.values(), *stack.buffers.values(), *batch, seed_K
-        )
+        key = ("step", len(stack), x_KN.shape, *knobs)
+        program = self._program(key, recorded)
+        own = [*stack.params.values(), *stack.buffers.values()]
+        if x_KN.is_cuda:
+            graphs = self.graphs.setdefault(stack, {})
+            if key not in graphs:
+                graphs[key] = Graph(program, own, [*batch, seed_K])
+            loss_K, score_K, gradient_KP = graphs[key](*batch, seed_K)
+        else:
+            loss_K, score_K, gradient_KP = program(*own, *batch, seed_K)
         return loss_K, score_K, gradient_KP
 
     def evaluate(self, stack: Stack, x_N: Tensor, y_N: Tensor) -> Tensor:
@@ -162,7 +171,7 @@ class Stacked:
 
         def call(params: Any, buffer_values: Any, x_N: Tensor) -> Tensor:
             named = dict(zip([*names, *buffers], [*params, *buffer_values], strict=True))
-            with casting(x_N.device, self.precision):
+            with casting(self.precision):
                 outputs: Tensor = functional_call(module, named, (x_N,))
             return outputs.float()
 

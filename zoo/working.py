@@ -24,7 +24,7 @@ from zoo.choice import Choice, described
 from zoo.data import Data
 from zoo.engines import EngineName
 from zoo.errors import LostClaimError, MismatchError, ZooError
-from zoo.fit import WIDTH, Fit
+from zoo.fit import Fit, most_at_once
 from zoo.interrupting import Stop
 from zoo.journal import Journal
 from zoo.memory import is_exhausted
@@ -33,6 +33,7 @@ from zoo.registry import Registry, Run
 from zoo.registry.records import DONE, SavedState, changed
 from zoo.registry.standing import Standing
 from zoo.reports import Member, Pass
+from zoo.setup import default_device
 from zoo.supply import Supply
 
 POLL_S = 1.0  # between two looks at what others work on
@@ -161,7 +162,7 @@ class Worker:
         if self.job.share == 1 or start < self.turn:
             return []
         pace = int(self.portion * AHEAD_S / max(start - self.asked, 1e-3))
-        wanted = max(count, min(pace, WIDTH))
+        wanted = max(count, min(pace, most_at_once(default_device())))
         found: list[str] = []
         while len(found) < count:
             if start > self.looked + STALE_S:
@@ -252,7 +253,7 @@ class Worker:
 
         Nothing of the attempt is left in memory then, an error's traceback neither.
         """
-        count = min(width or WIDTH, len(members))
+        count = min(width or most_at_once(default_device()), len(members))
         # Folds differ in their rows alone: what was fastest for one is for all.
         size = (str(shape_key(members[0].config, of_fold=False)), count, width)
         known = self.choices.get(size)

@@ -1,6 +1,8 @@
 """The choice of how to compute: by a race that changes nothing, and with the reason told."""
 
+import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,19 +11,20 @@ from hypothesis import strategies as st
 from stacks import IMPOSSIBLE, MEMBERS, Custom, Rebinding, custom, prepared
 
 from zoo import choice as zoo_choice
-from zoo.choice import Choice, Race, bounds, choose, described
+from zoo.choice import Choice, Race, bounds, described
 from zoo.objective import objective
 from zoo.sequential import Sequential
 from zoo.stack import stack
 from zoo.stacked import Stacked
 
+choose = partial(zoo_choice.choose, steps=1)
 KINDS = {"stacked": Stacked, "sequential": Sequential}
 
 
 @pytest.fixture(autouse=True)
 def _short_race(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(zoo_choice, "RACE_S", 0.01)
+    monkeypatch.setattr(zoo_choice, "RACE_S", (0.01, 0.01))
     with torch.no_grad():
         yield
 
@@ -159,7 +162,7 @@ class Drawing(Custom):
 def test_modules_that_share_one_generator_are_not_trained_in_lanes(monkeypatch):
     raced = []
     start = zoo_choice._race
-    monkeypatch.setattr(zoo_choice, "_race", lambda t: (raced.extend(t), start(t)))
+    monkeypatch.setattr(zoo_choice, "_race", lambda t, steps: (raced.extend(t), start(t, steps)))
     modules, x_KN, y_KN = custom(Drawing)
     chosen = choose(race(modules, x_KN, y_KN), engines(modules[0]))
     assert (chosen.engine, chosen.lanes) == ("sequential", 1)
@@ -243,6 +246,43 @@ def test_evaluation_and_buffers_are_compared_too(kind, fact):
     modules, x_KN, y_KN = custom(kind)
     chosen = choose(race(modules, x_KN, y_KN), engines(modules[0]))
     assert (f"stacked {fact}" in chosen.reason) == (fact is not None)
+
+
+def test_who_is_slow_once_stays_in_the_race():
+    class Waking(Stacked):
+        steps = 0
+
+        def step(self, *args):
+            self.steps += 1
+            time.sleep(0.025 * (self.steps == 3))  # the first that is timed
+            return super().step(*args)
+
+    class Slow(Sequential):
+        def step(self, *args):
+            time.sleep(0.01)
+            return super().step(*args)
+
+    modules, x_KN, y_KN, task = prepared("mlp")
+    both = {
+        "stacked": Waking(modules[0], objective(task)),
+        "sequential": Slow(modules[0], objective(task)),
+    }
+    assert choose(race(modules, x_KN, y_KN), both).engine == "stacked"
+
+
+def test_the_longer_training_takes_the_longer_is_the_race(monkeypatch):
+    modules, x_KN, y_KN, task = prepared("mlp")
+    start, rounds = zoo_choice._race, []
+
+    def counted(timers, steps):
+        start(timers, steps)
+        rounds.append(max(len(timer.taken) for timer in timers))
+
+    monkeypatch.setattr(zoo_choice, "_race", counted)
+    monkeypatch.setattr(zoo_choice, "RACE_S", (0.0, 0.3))
+    for steps in (1, 1_000_000):
+        zoo_choice.choose(race(modules, x_KN, y_KN), engines(modules[0], task), steps)
+    assert rounds[0] <= zoo_choice.ROUNDS + 1 < rounds[1]
 
 
 def test_memory_that_ends_in_the_race_is_not_taken_for_an_impossible_engine():

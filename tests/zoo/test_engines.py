@@ -62,6 +62,33 @@ def test_steps_agree_with_a_plain_loop_in_figures_gradients_and_buffers(case, en
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", ["mlp batch norm", "cnn"])
+def test_products_alone_are_in_bfloat16_and_norms_in_float32(case, engine):
+    modules, x_KN, y_KN, task = prepared(case)
+    given, made = set(), set()
+
+    def noted(kinds, part, inputs, output):
+        if part.training:  # not in the trial of the images' layout
+            kinds.add(output.dtype)
+
+    for part in modules[0].modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.register_forward_hook(lambda *told: noted(made, *told))
+        elif isinstance(part, nn.Linear | nn.Conv2d):
+            part.register_forward_hook(lambda *told: noted(given, *told))
+    stacked, half = stack(modules), engine(modules[0], objective(task), "bfloat16")
+    loss_K, _, gradient_KP = half.step(stacked, x_KN, y_KN, torch.arange(MEMBERS), {})
+    assert (given, made) == ({torch.bfloat16}, {torch.float32})
+    for k, module in enumerate(copy.deepcopy(modules)):
+        loss, _, gradient = plain_step(module, x_KN[k], y_KN[k], task)
+        torch.testing.assert_close(loss_K[k], loss, rtol=0.03, atol=0.03)
+        cosine = torch.cosine_similarity(gradient_KP[k], gradient, dim=0)
+        assert cosine > 0.99
+        for name, buffer in module.named_buffers():
+            torch.testing.assert_close(stacked.buffers[name][k], buffer, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_and_evaluation_agree_with_the_module_in_evaluation_mode(case, engine):
     modules, x_KN, y_KN, task = prepared(case)

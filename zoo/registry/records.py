@@ -117,6 +117,16 @@ class Run:
         return label(self.name, self.varied, self.seed)
 
     @property
+    def metric(self) -> str:
+        """The name of the metric that is recorded in every epoch of such a task."""
+        return "rmse" if self.task == "regression" else "accuracy"
+
+    @property
+    def watched(self) -> str:
+        """The name of the metric that says how good it is: balanced accuracy where it was asked."""
+        return "balanced_accuracy" if "val_balanced_accuracy" in self.metrics else self.metric
+
+    @property
     def common_split(self) -> str:
         """What runs that are compared share: the whole split, or with folds the test rows."""
         return str(self.preprocessing.get("common_split", self.split_hash))

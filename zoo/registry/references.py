@@ -24,7 +24,8 @@ def resolve(runs: Sequence[Run], refs: Sequence[str]) -> list[Run]:
     """Find the runs that the references name: in their order, each once.
 
     ``runs`` come oldest first.  ``@best`` and ``@topN`` pick among finished single runs by
-    validation, best first: accuracy or RMSE, then loss, then age.
+    validation, best first: accuracy, balanced accuracy where that was watched by all, or RMSE; then
+    loss, then age.
 
     Raises:
         NotFoundError: where a reference matches nothing; it names what is near.
@@ -125,7 +126,9 @@ def _best(runs: list[Run], ref: str) -> list[Run]:
     ranked = [
         run
         for run in runs
-        if run.status == "finished" and run.kind == "single" and _score(run) is not None
+        if run.status == "finished"
+        and run.kind == "single"
+        and run.metrics.get(f"val_{run.metric}") is not None
     ]
     if not ranked:
         raise NotFoundError(f"no run matches {ref!r}: none is finished, single and validated")
@@ -139,14 +142,14 @@ def _best(runs: list[Run], ref: str) -> list[Run]:
             f"{ref!r} compares runs on the same data and split, however there are {listed};"
             f" give a name, such as {example}@best"
         )
-    return sorted(ranked, key=lambda run: (_score(run), run.metrics.get("val_loss", float("inf"))))
+    watched = {run.watched for run in ranked}
+    name = watched.pop() if len(watched) == 1 else ranked[0].metric
+    sign = 1 if name == "rmse" else -1
 
+    def rank(run: Run) -> tuple[float, float]:
+        return sign * run.metrics[f"val_{name}"], run.metrics.get("val_loss", float("inf"))
 
-def _score(run: Run) -> float | None:
-    """Return what validation says of a run, lower being better; None where it says nothing."""
-    name, sign = ("val_rmse", 1) if run.task == "regression" else ("val_accuracy", -1)
-    value = run.metrics.get(name)
-    return None if value is None else sign * value
+    return sorted(ranked, key=rank)
 
 
 def _near(base: str, runs: Sequence[Run]) -> str:
