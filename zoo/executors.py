@@ -246,16 +246,17 @@ def _serve(
     job, trusted = pickle.loads(parcel.read_bytes())
     usercode.trust(*trusted)
     with Stop("", (signal.SIGTERM,)) as stop:
-        Thread(target=_obey, args=(line,), daemon=True).start()
+        Thread(target=_obey, args=(line, stop), daemon=True).start()
         fault = serve(job, places, lambda text: _tell(line, text, False), stop)
     _tell(line, fault, True)
 
 
-def _obey(line: Connection) -> None:
-    """Wait for the parent's word or its end; then stop this process as SIGTERM does."""
+def _obey(line: Connection, stop: Stop) -> None:
+    """Wait for the parent's word or its end; then stop as SIGTERM does, which may have come too."""
     with suppress(EOFError, OSError):
         line.recv()
-    os.kill(os.getpid(), signal.SIGTERM)
+    if stop.signal is None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _tell(line: Connection, text: str, is_fault: bool) -> None:

@@ -5,6 +5,7 @@ import time
 from test_resume import opened
 
 from zoo.config import parse
+from zoo.executors import _context
 from zoo.planning import plan
 from zoo.usercode import EVERYTHING, trusting
 
@@ -47,6 +48,13 @@ def slow_settings(folder, seeds, epochs, pause=0.004):
 def planned(asked):
     with trusting(EVERYTHING):
         return plan(parse(asked))
+
+
+def started(target, *arguments):
+    """Start a process that does something, as a fork of one that has imported all."""
+    process = _context().Process(target=target, args=arguments)
+    process.start()
+    return process
 
 
 def waited_for(condition, seconds=240.0):

@@ -1,15 +1,11 @@
 """Workers in processes: the same results, whoever dies on the way."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
-from fleet import ONE_BY_ONE, in_training, planned, slow_settings, waited_for
+from fleet import ONE_BY_ONE, in_training, planned, slow_settings, started, waited_for
 from test_resume import assert_same_content, opened, states_left
 
 from zoo import models
@@ -18,8 +14,6 @@ from zoo.executors import Processes
 from zoo.training import Surveyed, train_many
 from zoo.usercode import EVERYTHING, trusting
 from zoo.working import Noted
-
-ROOT = Path(__file__).parents[2]
 
 
 def trained(folder, asked, watch=lambda event: None, **options):
@@ -109,30 +103,18 @@ def test_ctrl_c_reaches_the_workers_and_the_same_command_goes_on(tmp_path, asked
     assert_same_content(tmp_path, whole)
 
 
-DRIVER = """
-import json, sys
-from test_executors import trained
-from zoo.executors import Processes
-
-if __name__ == "__main__":
-    trained(sys.argv[1], json.loads(sys.argv[2]), executor=Processes(2))
-"""
+def command(folder, asked):
+    trained(folder, asked, executor=Processes(2))
 
 
 def test_workers_of_a_killed_command_save_and_end_and_the_same_command_goes_on(
     tmp_path, asked, whole
 ):
-    script = tmp_path / "driver.py"
-    script.write_text(DRIVER)
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
-    driver = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path), json.dumps(asked)],
-        env={**os.environ, "PYTHONPATH": path},
-    )
+    driver = started(command, tmp_path, asked)
     pids = in_training(tmp_path)
     assert driver.pid not in pids
     driver.kill()
-    driver.wait()
+    driver.join()
 
     def let_go():
         with opened(tmp_path) as registry:
