@@ -60,6 +60,8 @@ class RayCluster:
             cpus: what each takes; by default all of the smallest node.
             gpus: what each takes, also a part of one; by default 1 where there are any.
         """
+        if address == "local":  # Ray decides as it is imported that all is on loopback addresses
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         try:
             import ray
         except ModuleNotFoundError:
@@ -236,7 +238,7 @@ def _connect(ray: Any, address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == "local":
-        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options["include_dashboard"] = False
     elif address != "auto":
         scheme = "ray://" if address.startswith("ray://") else ""
         host, _, port = address.removeprefix(scheme).partition(":")
