@@ -5,8 +5,8 @@
     python benchmarks/workers.py catalogue --url postgresql+psycopg://ann@localhost/empty
 
 ``training`` pins the stacked engine and gives every worker one core, so that only the width and the
-number of workers count.  What one worker spends is CPU time, which other work on the machine moves
-little; one worker against two is by the clock, and the best of three pairs counts.
+number of workers count.  What one worker spends, on the catalogue too, is CPU time, which other work
+on the machine moves little; one worker against two is by the clock, the best of three pairs.
 """
 
 import argparse
@@ -113,14 +113,14 @@ def fill(registry: Registry, rows: int) -> list[str]:
 def milliseconds(work: Callable[[], object]) -> float:
     times = []
     for _ in range(ROUNDS):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return median(times) * 1000
 
 
 def costs_of(url: str, folder: str, rows: int) -> dict[str, float]:
-    """Time what workers ask of a catalogue of so many runs, in milliseconds."""
+    """Time what workers ask of a catalogue of so many runs, in milliseconds of their CPU."""
     with Registry(url, f"{folder}/blobs") as registry, Registry(url, f"{folder}/blobs") as other:
         sweep = fill(registry, rows)
         other.claim(sweep[:64])
@@ -180,7 +180,7 @@ def catalogue(url: str | None, most: int) -> None:
                         together[count] = sum(pool.starmap(beaten, parts)) / 3.0
     names = list(next(iter(columns.values())))
     table = [(name, *(f"{columns[rows][name]:.1f}" for rows in columns)) for name in names]
-    heads = ["milliseconds", *(f"{rows:,} runs" for rows in columns)]
+    heads = ["milliseconds of CPU", *(f"{rows:,} runs" for rows in columns)]
     print(tabulate(table, heads, "github", disable_numparse=True))
     print("epochs of 64 runs written per second by 1, 2, 4, 8 processes at once:")
     print(", ".join(f"{count:.0f}" for count in together.values()))
