@@ -9,7 +9,7 @@ import click
 from ensemble import commands as combining
 from ensemble.errors import EnsembleError
 from zoo import commands as making
-from zoo import keeping
+from zoo import keeping, overview
 from zoo.errors import ZooError
 from zoo.exchange import commands as exchanging
 from zoo.printable import echo
@@ -54,8 +54,9 @@ def main() -> None:
     """
 
 
-for command in (*making.COMMANDS, *combining.COMMANDS, *exchanging.COMMANDS, *keeping.COMMANDS):
-    main.add_command(command)
+for commands in (making, overview, combining, exchanging, keeping):
+    for command in commands.COMMANDS:
+        main.add_command(command)
 
 
 if __name__ == "__main__":

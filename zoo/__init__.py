@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from zoo.exchange.copying import copy_runs
     from zoo.exchange.leaving import export_runs, load_model
     from zoo.exchange.reading import read_weights
+    from zoo.executors import Processes
     from zoo.fit import Fit
     from zoo.models import build
     from zoo.planning import continuation, plan
+    from zoo.raycluster import RayCluster
     from zoo.registry import Registry, Run
     from zoo.reports import Member
     from zoo.settings import read
@@ -30,6 +32,8 @@ __all__ = [
     "EarlyStopping",
     "Fit",
     "Member",
+    "Processes",
+    "RayCluster",
     "Registry",
     "Run",
     "ZooError",
@@ -54,6 +58,8 @@ _HOMES = {
     "EarlyStopping": "stopping",
     "Fit": "fit",
     "Member": "reports",
+    "Processes": "executors",
+    "RayCluster": "raycluster",
     "Registry": "registry",
     "Run": "registry",
     "ZooError": "errors",

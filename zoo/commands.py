@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from zoo.errors import ZooError
+from zoo.placing import Placing, placing_options
 from zoo.printable import echo
 
 
@@ -61,20 +62,6 @@ format_option = click.option(
 )
 
 
-engine_option = click.option(
-    "--engine",
-    type=click.Choice(["auto", "stacked", "sequential"]),
-    default="auto",
-    show_default=True,
-    help="How members are computed; auto measures.",
-)
-width_option = click.option(
-    "--width",
-    type=click.IntRange(min=1),
-    help="Members to train at once; by default as many as pay and fit into memory.",
-)
-
-
 def trust(ctx: click.Context, param: click.Parameter, everything: bool) -> None:
     """Let code be imported that a config or the registry names, until the command ends."""
     from zoo.usercode import EVERYTHING, trusting
@@ -117,8 +104,7 @@ trust_option = click.option(
     help="Any setting, such as optim.lr=1e-3,3e-4; several values make a grid.",
 )
 @click.option("--name", metavar="NAME", help="The zoo's name; by default DATA-MODEL.")
-@engine_option
-@width_option
+@placing_options
 @click.option("--dry-run", is_flag=True, help="Check everything and list the runs; train nothing.")
 @trust_option
 @places
@@ -131,8 +117,7 @@ def train_many(
     seeds: str | None,
     settings: Sequence[str],
     name: str | None,
-    engine: Any,
-    width: int | None,
+    placing: Placing,
     dry_run: bool,
     registry: str,
     blobs: str,
@@ -177,7 +162,7 @@ def train_many(
         echo(render(rows, ["run"], form))
         return
     with Registry(registry, blobs) as opened:
-        _train(planned, opened, engine, width, form)
+        _train(planned, opened, placing, form)
 
 
 @click.command("continue", short_help="Train finished models on.")
@@ -187,8 +172,7 @@ def train_many(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting that shall differ."
 )
 @click.option("--name", metavar="NAME", help="Of the new runs; by default NAME-continued.")
-@engine_option
-@width_option
+@placing_options
 @trust_option
 @places
 @format_option
@@ -197,8 +181,7 @@ def continue_(
     epochs: int,
     settings: Sequence[str],
     name: str | None,
-    engine: Any,
-    width: int | None,
+    placing: Placing,
     registry: str,
     blobs: str,
     form: Any,
@@ -213,18 +196,18 @@ def continue_(
 
     with Registry(registry, blobs, create=False) as opened:
         planned = continuation(opened, refs, epochs, assigned(settings), name)
-        _train(planned, opened, engine, width, form)
+        _train(planned, opened, placing, form)
 
 
-def _train(planned: Any, registry: Any, engine: Any, width: int | None, form: Any) -> None:
+def _train(planned: Any, registry: Any, where: Placing, form: Any) -> None:
     """Train what is planned and print what became of it."""
     from zoo.errors import RunsFailedError
     from zoo.progress import Progress
     from zoo.render import LISTED, describe, render
     from zoo.training import train_many
 
-    with Progress() as progress:
-        runs = train_many(planned, registry, engine=engine, width=width, watch=progress)
+    with where.options() as options, Progress() as progress:
+        runs = train_many(planned, registry, watch=progress, **options)
     echo(render([describe(run) for run in runs], LISTED, form))
     failed = [run for run in runs if run.status != "finished"]
     if failed:

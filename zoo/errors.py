@@ -42,6 +42,10 @@ class RunsFailedError(ZooError):
     exit_code = 3
 
 
+class WorkersLostError(ZooError):
+    """Workers died, or could not work, and runs are left; what they saved is there."""
+
+
 class InterruptedRunsError(ZooError):
     """The user stopped the command; what was finished is published."""
 

@@ -9,7 +9,6 @@ The stack is one; its rows are shared out to lanes, threads that train one epoch
 to the others.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -31,6 +30,7 @@ from zoo.reports import Epoch, Member, Pass, Source
 from zoo.setup import Setup
 from zoo.slots import Slot
 from zoo.state import TrainState
+from zoo.supply import Supply, nobody
 from zoo.teaching import Teacher
 
 T = TypeVar("T")
@@ -52,17 +52,20 @@ class Fit:
         device: torch.device | str | None = None,
         choice: Choice | None = None,
         teacher: Teacher | None = None,
+        supply: Supply | None = None,
     ) -> None:
         """Build the first stack and choose how to compute it.
 
         Args:
-            members: to be trained, in this order.
+            members: to be trained, in this order; they are what engines are measured on.
             data: what they learn from.
             engine: ``auto`` measures both and takes the faster.
             width: the most members at once; by default as many as pay and fit into memory.
             device: by default the GPU, where there is one.
             choice: how to compute, where that is known already.
             teacher: whose predictions they learn from, besides the targets or instead of them.
+            supply: gives those to train, where they are not just the ``members``: others may train
+                some of these, perhaps all.
 
         Raises:
             ConfigError: where settings do not suit each other or the data.
@@ -73,10 +76,11 @@ class Fit:
         self.choice = choice
         self.halt = Event()
         self.engine = self.setup.engine(choice.engine)
-        self.waiting = deque(members)
+        self.waiting = Supply(members) if supply is None else supply
         count = min(width or choice.width, len(members))
-        self.slots: list[Slot | None] = [Slot(self.waiting.popleft()) for _ in range(count)]
-        self._assemble()
+        self.slots: list[Slot | None] = [Slot(member) for member in self.waiting.take(count)]
+        if self.slots:
+            self._assemble()
 
     def __iter__(self) -> Iterator[Pass]:
         """Train until every member has ended."""
@@ -111,6 +115,7 @@ class Fit:
         data: Data,
         tensors: Mapping[str, Tensor],
         note: Mapping[str, Any],
+        more: Callable[[int], list[Member]] = nobody,
         **options: Any,
     ) -> "Fit":
         """Go on from a :meth:`snapshot`; on a CPU, the weights come out the same to the last bit.
@@ -120,13 +125,15 @@ class Fit:
             data: as it was.
             tensors: as they were.
             note: as it was.
+            more: claims others when places are free.
             options: ``device``, ``teacher``.
         """
-        waiting = deque(members[key] for key in note["waiting"] if key in members)
+        waiting = Supply([members[key] for key in note["waiting"] if key in members], more)
         keys = [slot and slot["key"] for slot in note["slots"]]
         kept = [k for k, key in enumerate(keys) if key in members]
         slots = [Slot(members[key]) if key in members else None for key in keys]
-        slots = [slot or (Slot(waiting.popleft()) if waiting else None) for slot in slots]
+        fresh = iter(waiting.take(slots.count(None)))
+        slots = [slot or next(map(Slot, fresh), None) for slot in slots]
         there = [slot.member for slot in slots if slot]
         fit = cls([*there, *waiting], data, choice=Choice(**note["choice"]), **options)
         fit.waiting = waiting
@@ -183,8 +190,8 @@ class Fit:
             if done or judged.stop[k] or judged.diverged[k]:
                 end = finish(self.state, k, slot, epoch, diverged=judged.diverged[k])
                 happened.finished.append(end)
-                self._vacate(k)
-        if happened.finished:
+                self.slots[k] = None
+        if self._refill() or happened.finished:
             self._shrink()
             self._layout()
         return happened
@@ -219,11 +226,14 @@ class Fit:
             if (slot := self.slots[k]) and val_FK[:, k].isfinite().all()
         ]
 
-    def _vacate(self, k: int) -> None:
-        """Give slot ``k`` to the next waiting member, if there is one."""
-        self.slots[k] = Slot(self.waiting.popleft()) if self.waiting else None
-        if (slot := self.slots[k]) is not None:
-            self.state.put(k, slot.member, self.setup.build(slot.member))
+    def _refill(self) -> bool:
+        """Give free slots to waiting members; say whether there were any."""
+        free = [k for k, slot in enumerate(self.slots) if slot is None]
+        fresh = self.waiting.take(len(free))
+        for k, member in zip(free, fresh, strict=False):
+            self.slots[k] = Slot(member)
+            self.state.put(k, member, self.setup.build(member))
+        return bool(fresh)
 
     def _shrink(self) -> None:
         """Go on without the empty slots; where another width is another program, once half are."""

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -19,15 +20,15 @@ class Stop:
         signal: the number of the signal that came, or None.
     """
 
-    def __init__(self, notice: str) -> None:
-        """``notice`` is written to standard error when the signal comes."""
-        self.notice = notice
+    def __init__(self, notice: str, signals: Sequence[int] = SIGNALS) -> None:
+        """``notice`` is written to standard error when one of the signals comes."""
+        self.notice, self.signals = notice, signals
         self.signal: int | None = None
         self.former: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self.former = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self.former = {number: signal.signal(number, self._note) for number in self.signals}
         return self
 
     def __exit__(
@@ -43,5 +44,6 @@ class Stop:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        # Whatever Python would write with may be in use at this very moment.
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{self.notice}\n".encode())
+        if self.notice:
+            # Whatever Python would write with may be in use at this very moment.
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{self.notice}\n".encode())

@@ -23,7 +23,7 @@ STATE_S = 30.0  # how much training a crash may cost
 SHARE = 0.02  # of the time, at most, that goes into saving the state of training
 PATIENCE_S = 300.0  # how long the end of training waits for a catalogue that cannot be reached
 RETRY_S = 5.0  # and how long it waits between two tries
-PAUSE = 10  # how much longer training goes on between two tries than one of them takes
+PAUSE = 10  # how much longer training goes on between two writes than one of them takes
 # What a row of the history has no column for.
 UNRECORDED = ("key", "source", "val_balanced_accuracy")
 
@@ -141,13 +141,16 @@ class Journal:
         Raises:
             UnreachableError: where weights or the batch have to wait; the rest is written.
         """
+        start = time.monotonic()
         try:
             while self.parcels:
                 self._store(self.parcels[0])
                 self.parcels.popleft()
         finally:  # what is stored is written, even if other weights have to wait
             self._enter()
-        self.due = time.monotonic() + FLUSH_S
+        # Where many write to one catalogue, each waits for the others: then less often.
+        now = time.monotonic()
+        self.due = now + max(FLUSH_S, PAUSE * (now - start))
 
     def _enter(self) -> None:
         """Write the batch, once nothing is in it of runs that others have taken over."""

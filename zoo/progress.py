@@ -13,9 +13,11 @@ from rich.text import Text
 
 from zoo.data import Data
 from zoo.printable import printable
+from zoo.registry.records import UNDONE
 from zoo.reports import Epoch, Finished, Pass
 from zoo.sections import Task
-from zoo.training import Begun, Event, Noted, Teaching
+from zoo.training import Begun, Event, Surveyed, Teaching
+from zoo.working import Noted
 
 LINE_S = 5.0  # seconds between two plain lines while nobody ends
 
@@ -28,11 +30,12 @@ class Progress:
         self.live = Live(console=self.console, refresh_per_second=4, transient=True)
         self.labels: dict[str, str] = {}
         self.limits: dict[str, int] = {}
-        self.latest: dict[str, Epoch] = {}
+        self.epochs: dict[str, int] = {}
         self.ended: dict[str, int] = {}
         self.best: tuple[float, str, str] | None = None
         self.metric, self.sign = "accuracy", -1
-        self.resumed = 0  # epochs that were trained before this command
+        self.resumed: int | None = None  # epochs that were trained before this command
+        self.workers = 0  # besides this process
         self.started = self.printed = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -60,6 +63,8 @@ class Progress:
                 self._say(text)
             case Pass():
                 self._advance(event)
+            case Surveyed():
+                self._survey(event)
 
     def _say(self, text: str) -> None:
         self.console.print(printable(text), soft_wrap=True)
@@ -89,9 +94,9 @@ class Progress:
 
     def _advance(self, event: Pass) -> None:
         for epoch in event.epochs:
-            if epoch.key not in self.latest:
-                self.resumed += max(epoch.epoch - 1, 0)
-            self.latest[epoch.key] = epoch
+            if epoch.key not in self.epochs:
+                self.resumed = (self.resumed or 0) + max(epoch.epoch - 1, 0)
+            self.epochs[epoch.key] = epoch.epoch
             name, value = _watched(epoch, self.metric)
             score = (self.sign * value, self.labels[epoch.key], name)
             if value == value and (self.best is None or score < self.best):
@@ -101,6 +106,23 @@ class Progress:
             if not self.console.is_terminal or end.status == "diverged":
                 line = f"{self.labels[end.key]} {_outcome(end, self.metric)}"
                 self._say(line)
+        self._show()
+
+    def _survey(self, event: Surveyed) -> None:
+        self.workers = event.workers
+        self.epochs = {run.id: run.epochs for run in event.standings if run.status != "queued"}
+        if self.resumed is None:
+            self.resumed = sum(self.epochs.values())
+        ended = [run for run in event.standings if run.status not in UNDONE]
+        for run in ended:
+            quiet = self.console.is_terminal and run.status == "finished"
+            if not (quiet or run.id in self.ended):
+                count = _count(run.epochs, "epoch")
+                self._say(f"{self.labels[run.id]} {run.status} after {count}")
+        self.ended = {run.id: run.epochs for run in ended}
+        self._show()
+
+    def _show(self) -> None:
         if self.console.is_terminal:
             self.live.update(Text(self._line(), no_wrap=True, overflow="ellipsis"))
         elif time.monotonic() - self.printed > LINE_S:
@@ -108,11 +130,12 @@ class Progress:
             self._say(self._line())
 
     def _line(self) -> str:
-        running = len(self.latest) - len(self.ended)
-        waiting = len(self.labels) - len(self.latest)
-        epochs = sum(epoch.epoch for epoch in self.latest.values())
+        running = len(self.epochs) - len(self.ended)
+        waiting = len(self.labels) - len(self.epochs)
+        epochs = sum(self.epochs.values())
         parts = [f"{len(self.ended)} done, {running} training"]
         parts += [f"{waiting} waiting"] if waiting else []
+        parts += [_count(self.workers, "worker")] if self.workers else []
         parts += [_count(epochs, "epoch")]
         if self.best is not None:
             parts.append(f"best {self.best[2]} {abs(self.best[0]):.4g}")
@@ -125,7 +148,7 @@ class Progress:
         for key, trained in self.ended.items():
             limit -= self.limits[key] - trained
         elapsed = time.monotonic() - self.started
-        seconds = round(elapsed * (limit - epochs) / max(epochs - self.resumed, 1))
+        seconds = round(elapsed * (limit - epochs) / max(epochs - (self.resumed or 0), 1))
         return f"{seconds // 60}:{seconds % 60:02d}"
 
 

@@ -1,47 +1,24 @@
 """Train what a config asks for and is not there yet, into the registry.
 
-``Plan -> runs -> stacks of runs that share a shape -> published checkpoints``
+``Plan -> runs -> workers that claim them -> stacks that share a shape -> published checkpoints``
 """
 
-import gc
 import signal
-import time
-from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from itertools import groupby
-from typing import Literal
+from typing import Literal, Protocol
 
-import torch
-
-from zoo.checks import shape_key
-from zoo.choice import Choice, described
-from zoo.data import Data
 from zoo.engines import EngineName
-from zoo.errors import (
-    IntegrityError,
-    InterruptedRunsError,
-    LostClaimError,
-    MismatchError,
-    UnsafeFileError,
-)
-from zoo.fit import Fit, most_at_once
+from zoo.errors import InterruptedRunsError, MismatchError
 from zoo.interrupting import Stop
-from zoo.journal import Journal
-from zoo.memory import is_exhausted
 from zoo.planning import Plan
 from zoo.registry import NewRun, Registry, Run
-from zoo.registry.records import DONE, SavedState, differences, label
-from zoo.reports import Member, Pass
+from zoo.registry.records import DONE, differences, label
+from zoo.registry.standing import Standing
+from zoo.reports import Pass
 from zoo.sections import Task
 from zoo.settings import flatten
-from zoo.setup import default_device
-
-UNDONE = ("queued", "running", "interrupted")
-POLL_S = 1.0  # between two looks at what others work on
-# What a saved state is damaged by, does not fit, or is too large for.
-LOST = (IntegrityError, UnsafeFileError, MismatchError, LostClaimError, RuntimeError, MemoryError)
+from zoo.working import Job, Noted, Stopped, Worker
 
 
 @dataclass(frozen=True)
@@ -54,10 +31,11 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class Noted:
-    """Something worth a line: the engine of the next stacks, a resumption, too little memory."""
+class Surveyed:
+    """How far the runs are that several workers train, and how many workers there are now."""
 
-    text: str
+    standings: list[Standing]
+    workers: int
 
 
 @dataclass(frozen=True)
@@ -69,12 +47,36 @@ class Teaching:
     limits: Mapping[str, int]
 
 
-Event = Begun | Noted | Teaching | Pass
+Event = Begun | Noted | Teaching | Pass | Surveyed
 Watch = Callable[[Event], None]
 
 
-class _Stopped(Exception):  # noqa: N818  # not an error: the user asked for it
-    """The user asked to stop, and everything is written."""
+class Executor(Protocol):
+    """Where the workers of a job are; they claim its runs of the registry.
+
+    Attributes:
+        workers: how many there will be.
+    """
+
+    workers: int
+
+    def __call__(self, job: Job, registry: Registry, watch: Watch, stop: Stop) -> None:
+        """Let workers train the job until no run is left.
+
+        Raises:
+            Stopped: where the user asked for it, once everything is written.
+            ZooError: where runs are left that no worker can train.
+        """
+
+
+class InProcess:
+    """One worker: this process."""
+
+    workers = 1
+
+    def __call__(self, job: Job, registry: Registry, watch: Watch, stop: Stop) -> None:
+        """Train here."""
+        Worker(job, registry, watch, stop).work()
 
 
 def train_many(
@@ -83,6 +85,8 @@ def train_many(
     *,
     engine: EngineName | Literal["auto"] = "auto",
     width: int | None = None,
+    share: int = 1,
+    executor: Executor | None = None,
     watch: Watch = lambda event: None,
 ) -> list[Run]:
     """Train the planned runs that are not finished yet; publish each as soon as it ends.
@@ -96,6 +100,10 @@ def train_many(
         registry: where runs, histories and weights go.
         engine: ``auto`` measures both and takes the faster.
         width: the most members to train at once; by default as many as pay and fit into memory.
+        share: how many such calls, in other processes or on other machines, train this plan
+            together; each claims its part.
+        executor: where workers are, such as :class:`zoo.executors.Processes`; by default this
+            process is the one.
         watch: is told what happens.
 
     Returns:
@@ -105,200 +113,31 @@ def train_many(
         MismatchError: where the zoo's name is taken by runs on other data, or where runs of that
             name were interrupted whose settings are not asked for now.
         InterruptedRunsError: at Ctrl-C or SIGTERM, once everything is safe.
+        WorkersLostError: where too many workers died; what they saved is there.
     """
+    executor = executor or InProcess()
     known = registry.named(plan.title)
     _refuse_other_data(plan, known)
     _refuse_other_settings(plan, known)
     runs = registry.add(_distinguish(plan.requests, known))
     pending = [run for run in runs if run.status not in DONE]
     watch(Begun(plan, runs, pending))
-    trainer = _Trainer(plan, registry, engine, width, watch)
-    try:
-        with Stop(
-            "stopping after this epoch; once more stops at once and loses it"
-        ) as trainer.stop:
-            left = {run.id for run in pending}
-            while left:
-                mine = registry.claim(left)
-                if mine:
-                    trainer.train_all(_now(runs, registry), mine)
-                left = trainer.wait(runs, left - mine)
-    except (_Stopped, KeyboardInterrupt):
-        now = _now(runs, registry)
-        left_runs = [run for run in now if run.status not in DONE]
-        for run in left_runs:
-            if run.status == "running" and run.id in trainer.mine:
-                with suppress(LostClaimError):
-                    registry.finish(run.id, "interrupted")
-        error = InterruptedRunsError(
-            f"interrupted: {len(runs) - len(left_runs)} of {len(runs)} runs are finished and safe "
-            "in the registry; the same command again goes on with the others"
-        )
-        error.exit_code = 128 + (trainer.stop.signal or signal.SIGINT)
-        raise error from None
-    return _now(runs, registry)
-
-
-@dataclass
-class _Trainer:
-    """Trains groups of members one after another."""
-
-    plan: Plan
-    registry: Registry
-    engine: EngineName | Literal["auto"]
-    width: int | None
-    watch: Watch
-
-    def __post_init__(self) -> None:
-        self.ended: set[str] = set()
-        self.mine: set[str] = set()
-        self.choices: dict[tuple[str, int, int | None], Choice] = {}
-        self.stop = Stop("")
-
-    def train_all(self, asked: Sequence[Run], mine: Set[str]) -> None:
-        """Train those of the plan's runs that are claimed, first those whose state was saved."""
-        self.mine |= mine
-        members = {run.id: self.plan.member(run) for run in asked if run.id in mine}
-        for saved in self.registry.saved_states(members):
-            mates = [run for run in asked if run.status in DONE or run.id in saved.run_ids]
-            self.resume(saved, {run.id: self.plan.member(run) for run in mates})
-        left = [member for key, member in members.items() if key not in self.ended]
-        left.sort(key=_shape)
-        for _, group in groupby(left, key=_shape):
-            self.train(list(group))
-
-    def wait(self, asked: Sequence[Run], others: Set[str]) -> set[str]:
-        """Wait while other processes work on runs; return those that can be gone on with, if any.
-
-        What failed there has been tried, and is left.
-        """
-        told: set[str] = set()
-        while others:
-            held = self.registry.holders(others)
-            now = [run for run in _now(asked, self.registry) if run.id in others]
-            others = {run.id for run in now if run.id in held or run.status in UNDONE}
-            names = {holder.name for holder in held.values()}
-            if others - held.keys() or any(holder.is_gone for holder in held.values()):
-                break
-            if names - told:
-                text = f"waiting for {len(held)} runs that {', '.join(sorted(names))} works on"
-                self.watch(Noted(text))
-                told |= names
-            time.sleep(POLL_S)
-            if self.stop.signal is not None:
-                raise _Stopped
-        return set(others)
-
-    def resume(self, saved: SavedState, members: Mapping[str, Member]) -> None:
-        """Go on with runs from their saved state; where that fails they are left to start anew.
-
-        Members of the stack that ended after it was saved train along once more, unrecorded: the
-        others then come out the same to the last bit, which may depend on the size of the stack.
-
-        Args:
-            saved: where the state is.
-            members: those whose state it is, and all that ended before.
-
-        Raises:
-            ZooError: where a place cannot be read now: the state is still there.
-        """
-        ours = set(saved.run_ids)
+    claims = {run.id: run.attempts for run in registry.standings(plan.title, undone=True)}
+    attempts = {run.id: claims[run.id] for run in pending if run.id in claims}
+    everything = {run.id: run for run in runs}
+    job = Job(plan, everything, attempts, engine, width, share * executor.workers)
+    with Stop("stopping after this epoch; once more stops at once and loses it") as stop:
         try:
-            tensors, note = self.registry.load_state(saved)
-            data = self.plan.data_of(members[saved.run_ids[0]])
-            fit = Fit.resume(members, data, tensors, note)
-            begun = [slot.member.key for slot in fit.slots if slot and slot.epoch]
-            begun = [key for key in begun if key in ours]
-            self.registry.start(begun, anew=False)
-            histories = {key: self.registry.history(key) for key in begun}
-        except LOST as error:
-            self._anew(ours, error)
-            return
-        how = described(fit.choice, fit.setup.device)
-        if note["torch"] != version("torch"):
-            how += (
-                f"; the state is of PyTorch {note['torch']} and this is {version('torch')}: "
-                "figures may differ in the last digits"
+            executor(job, registry, watch, stop)
+        except (Stopped, KeyboardInterrupt):
+            left = sum(run.status not in DONE for run in _now(runs, registry))
+            error = InterruptedRunsError(
+                f"interrupted: {len(runs) - left} of {len(runs)} runs are finished and safe in the "
+                "registry; the same command again goes on with the others"
             )
-        self.watch(Noted(f"{len(ours)} interrupted runs go on where they were: {how}"))
-        journal = Journal(self.registry, data, self._say, histories, set(members) - ours)
-        try:
-            self._follow(fit, journal)
-        except (RuntimeError, MemoryError) as error:
-            self._anew(ours, error)
-
-    def _anew(self, runs: Set[str], error: Exception) -> None:
-        """Say that those of the runs that have not ended start anew, and why."""
-        left = len(runs - self.ended)
-        self.watch(Noted(f"{left} interrupted runs start anew: {_first_line(error)}"))
-
-    def train(self, members: Sequence[Member]) -> None:
-        """Train members that share a shape; where memory ends, with fewer at once."""
-        left, width = list(members), self.width
-        data = self.plan.data_of(left[0])
-        while left:
-            journal = Journal(self.registry, data, self._say)
-            count = self._try(left, data, width, journal)
-            left = [member for member in left if member.key not in journal.ended]
-            if left:
-                width = count // 2
-                note = f"out of memory with {count} members at once: now {width} at once"
-                self.watch(Noted(note))
-                gc.collect()  # before the next stack is built
-                torch.cuda.empty_cache()
-
-    def _try(
-        self, members: Sequence[Member], data: Data, width: int | None, journal: Journal
-    ) -> int:
-        """Train members until all have ended or memory has; return how many were tried at once.
-
-        Nothing of the attempt is left in memory then, an error's traceback neither.
-        """
-        count = min(width or most_at_once(default_device()), len(members))
-        # Folds differ in their rows alone: what was fastest for one is for all.
-        size = (str(shape_key(members[0].config, of_fold=False)), len(members), width)
-        known = self.choices.get(size)
-        try:
-            fit = Fit(members, data, engine=self.engine, width=width, choice=known)
-            count = len(fit.slots)
-            if known is None:
-                self.choices[size] = fit.choice
-                self.watch(Noted(fit.choice.reason))
-            journal.save(fit, now=True)
-            self._follow(fit, journal)
-        except (RuntimeError, MemoryError) as error:
-            exhausted = is_exhausted(error)
-            if not exhausted or count == 1:
-                hint = "; try a smaller train.batch_size" if exhausted else ""
-                keys = [member.key for member in members]
-                journal.fail(keys, _first_line(error) + hint)
-                journal.flush(last=True)
-        return count
-
-    def _follow(self, fit: Fit, journal: Journal) -> None:
-        """Train, and write down what happens."""
-        try:
-            for happened in (passed.without(journal.ended) for passed in fit):
-                journal.keep(happened)
-                self.watch(happened)
-                if self.stop.signal is not None:
-                    journal.save(fit, now=True)
-                    raise _Stopped
-                journal.save(fit)
-        finally:
-            journal.flush(last=True)
-            self.ended |= journal.ended
-
-    def _say(self, text: str) -> None:
-        self.watch(Noted(text))
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), repr(error))
-
-
-def _shape(member: Member) -> str:
-    return str(shape_key(member.config))
+            error.exit_code = 128 + (stop.signal or signal.SIGINT)
+            raise error from None
+    return _now(runs, registry)
 
 
 def _refuse_other_data(plan: Plan, known: Sequence[Run]) -> None:

@@ -40,6 +40,11 @@ def trust(*names: str) -> None:
     _TRUSTED.update(map(_absolute, names))
 
 
+def trusted() -> list[str]:
+    """Return what is trusted now, for another process to :func:`trust`."""
+    return sorted(_TRUSTED)
+
+
 @contextmanager
 def trusting(*names: str) -> Iterator[None]:
     """Trust the names within a ``with`` block only (see :func:`trust`)."""

@@ -15,6 +15,7 @@ import pytest
 import torch
 from crowd import same_end
 from effort import KILLS
+from servers import Places
 
 from zoo.choice import Choice
 from zoo.config import RunConfig, parse
@@ -175,6 +176,9 @@ SMALL = {
 
 
 def opened(folder):
+    """Open the registry of a folder, or of :class:`servers.Places`."""
+    if isinstance(folder, Places):
+        return folder.open()
     return Registry(f"sqlite:///{folder}/registry.db", Path(folder) / "blobs")
 
 

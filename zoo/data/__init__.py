@@ -111,6 +111,10 @@ class Loader:
         self._shared: dict[str, Data] = {}
         self._sources: dict[str, Source] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to another process without what only this one can hold: it is read again."""
+        return {**vars(self), "_sources": {}}
+
     def data(self, config: DataConfig) -> Data:
         """Return what :func:`load` does.
 

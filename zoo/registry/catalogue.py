@@ -12,16 +12,19 @@ from zoo.registry.claims import Claims, Holder
 from zoo.registry.database import Database
 from zoo.registry.records import NO_DATA, Checkpoint, Kind, NewRun, Run, Status
 from zoo.registry.references import resolve
+from zoo.registry.standing import Standing, standings
 
 
 class Catalogue:
     """What is known of every run, apart from weights.
 
     Attributes:
+        url: of the database, as it was given.
         database: where it is kept.
     """
 
     def __init__(self, url: str, *, create: bool) -> None:
+        self.url = url
         self.database = Database(url, create=create)
         self._claims = Claims(self.database)
         self._facts: dict[str, Run] = {}
@@ -78,6 +81,14 @@ class Catalogue:
     def holders(self, run_ids: Collection[str] | None = None) -> dict[str, Holder]:
         """Tell who works on runs, by default on any, of those that another process has claimed."""
         return self._claims.holders(run_ids)
+
+    def standings(self, *names: str, undone: bool = False) -> list[Standing]:
+        """Tell how far the runs of some names are and who works on them, oldest first.
+
+        ``undone`` leaves out those that finished or diverged.
+        """
+        with self.database.read() as connection:
+            return standings(connection, names, self._claims.owner, undone=undone)
 
     def runs(
         self, refs: Sequence[str] = (), *, kind: Kind | None = None, status: Status | None = None

@@ -73,7 +73,7 @@ class Claims:
             free = {
                 row.id: row.fence + 1
                 for row in connection.execute(_open, {"ids": list(run_ids)})
-                if row.owner in (None, self.owner) or _is_gone(row.owner, row.heartbeat, now)
+                if row.owner in (None, self.owner) or is_gone(row.owner, row.heartbeat, now)
             }
             if free:
                 connection.execute(_take, {"ids": list(free), "me": self.owner})
@@ -89,7 +89,7 @@ class Claims:
             now = connection.scalar(select(database_seconds()))
             query, these = (_held, None) if run_ids is None else (_found, {"ids": list(run_ids)})
             return {
-                row.id: Holder(_shown(row.owner), _is_gone(row.owner, row.heartbeat, now))
+                row.id: Holder(shown(row.owner), is_gone(row.owner, row.heartbeat, now))
                 for row in connection.execute(query, these)
                 if row.owner not in (None, self.owner)
             }
@@ -106,7 +106,7 @@ class Claims:
         for missing in sorted(wanted.difference(rows)):
             raise NotFoundError(f"no run has the id {missing!r}")
         lost = {
-            row.id: f"{row.id} of {row.name!r} was taken over by {_shown(row.owner)}"
+            row.id: f"{row.id} of {row.name!r} was taken over by {shown(row.owner)}"
             for row in rows.values()
             if not self._may_write(row.id, row.fence, row.owner)
         }
@@ -138,7 +138,8 @@ class Claims:
                 connection.execute(_beat, {"me": self.owner})
 
 
-def _is_gone(owner: str, heartbeat: float, now: float | None) -> bool:
+def is_gone(owner: str, heartbeat: float, now: float | None) -> bool:
+    """Say whether an owner may be taken for dead: it is, or has been silent for too long."""
     return heartbeat < (now or 0.0) - LEASE_S or is_dead(owner)
 
 
@@ -177,5 +178,6 @@ def _start(pid: int) -> str:
     return ""
 
 
-def _shown(owner: str | None) -> str:
+def shown(owner: str | None) -> str:
+    """Name an owner as ``HOST:PID``."""
     return "another process" if owner is None else ":".join(owner.split(":")[:2])

@@ -22,6 +22,7 @@ OUTCOMES: tuple[CheckpointKind, ...] = ("best", "merged", "pool")  # one of whic
 NO_DATA = "unknown"  # the task and the data of a model that was trained elsewhere
 COLUMNS_NAMED = 5  # of those in which two schemas differ
 DONE: tuple[Status, ...] = ("finished", "diverged")  # what is never trained again
+UNDONE: tuple[Status, ...] = ("queued", "running", "interrupted")  # nor has it failed
 SEVERAL: tuple[CheckpointKind, ...] = ("top", "epoch")  # a run may have one for each epoch
 Average = Literal["ema", "swa", "lawa"]
 Source = Literal["weights", Average]
