@@ -46,7 +46,7 @@ def test_imports_run_from_cli_to_ensemble_to_zoo(path):
         assert "ensemble" not in names
     elif path.stem not in KNOWS_ZOO:
         library = {"numpy"} if path.stem in KNOWS_NUMPY else {"torch"}
-        library |= {"scipy"} if path.stem == "alignment" else set()
+        library |= {"scipy"} if path.stem == "matching" else set()
         assert names - {"ensemble"} - library <= sys.stdlib_module_names
 
 
