@@ -14,9 +14,15 @@ ticket hypothesis, arXiv:1912.05671.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from ensemble.errors import NonFiniteError, OptionError
 from ensemble.state import State, blend, check
+
+USUAL = {
+    "loses": "; every single member is better",
+    "collapses": ", as is usual for members of different initialisations",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,11 @@ class Preflight:
         """The mean of the members' losses, of those that are finite."""
         finite = [loss for loss in self.member_losses if math.isfinite(loss)]
         return math.fsum(finite) / len(finite)
+
+    @property
+    def worst_loss(self) -> float:
+        """The highest of the members' losses, of those that are finite."""
+        return max(filter(math.isfinite, self.member_losses))
 
     @property
     def barrier(self) -> float:
@@ -70,18 +81,25 @@ class Preflight:
         if math.isinf(self.barrier):
             return True
         if math.isnan(self.kept):
-            return self.losses[-1] > max(filter(math.isfinite, self.member_losses))
+            return self.losses[-1] > self.worst_loss
         return self.kept < 0.75
+
+    @property
+    def verdict(self) -> Literal["holds", "loses", "collapses"]:
+        """What the average is: no worse than the worst member, worse than all, or no good."""
+        if self.collapses:
+            return "collapses"
+        return "holds" if self.losses[-1] <= self.worst_loss else "loses"
 
     @property
     def sentence(self) -> str:
         """The finding in words."""
-        verdict = "collapses" if self.collapses else "holds"
-        figures = f"loss {self.losses[-1]:.3g} against {self.mean_loss:.3g} of the members"
-        usual = ", as is usual for members of different initialisations" if self.collapses else ""
+        usual = "" if self.verdict == "holds" else USUAL[self.verdict]
+        measured = (self.losses[-1], self.mean_loss, self.worst_loss, self.zero_loss, self.barrier)
+        average, mean, worst, zero, barrier = (f"{value:.3g}" for value in measured)
         return (
-            f"The average {verdict}: {figures} and {self.zero_loss:.3g} of zero weights "
-            f"(barrier {self.barrier:.3g}){usual}."
+            f"The average {self.verdict}: loss {average} against {mean} of the members, {worst} of "
+            f"the worst of them and {zero} of zero weights (barrier {barrier}){usual}."
         )
 
 

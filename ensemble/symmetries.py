@@ -70,11 +70,7 @@ class Symmetry:
                 continue
             where = place(leaf)
             if where not in done:
-                turned = leaf
-                for dim, layout in enumerate(self.axes[key]):
-                    if (index := index_of(layout, permutations)) is not None:
-                        turned = turned.index_select(dim, index.to(leaf.device))
-                done[where] = turned
+                done[where] = permuted(leaf, self.axes[key], permutations)
             result[key] = done[where]
         return result
 
@@ -159,6 +155,14 @@ def _layout(axis: Axis, groups: dict[Atom, int]) -> Layout:
         )
         for segment in axis
     )
+
+
+def permuted(leaf: Tensor, axes: Sequence[Layout], permutations: Sequence[Tensor]) -> Tensor:
+    """Return a leaf with its units in another order."""
+    for dim, layout in enumerate(axes):
+        if (index := index_of(layout, permutations)) is not None:
+            leaf = leaf.index_select(dim, index.to(leaf.device))
+    return leaf
 
 
 def index_of(layout: Layout, permutations: Sequence[Tensor]) -> Tensor | None:

@@ -94,6 +94,7 @@ def product_text(product: Product, form: Format) -> str:
         measured = flight and asdict(flight) | {
             "barrier": flight.barrier,
             "collapses": flight.collapses,
+            "verdict": flight.verdict,
             "sentence": flight.sentence,
         }
         climbed = product.ladder and {
@@ -153,6 +154,6 @@ def _advice(product: Product) -> list[str]:
         lines.append(
             f"No average improved on {product.used[0].label}, so the product is that model."
         )
-    if product.flight.collapses:
-        lines.append("These members work together as --mode predictions.")
+    if product.flight.verdict != "holds":
+        lines.append("Without --method they are aligned; as --mode predictions they work as is.")
     return lines

@@ -44,7 +44,7 @@ KNOWS_ZOO = {
 }
 KNOWS_NUMPY = {"dtypes", "elementwise"}
 LIBRARIES = {  # that arithmetic is left to
-    "alignment": {"scipy"},
+    "matching": {"scipy"},
     "blending": {"scipy"},
     "calibration": {"scipy", "sklearn"},
     "metalearner": {"sklearn"},

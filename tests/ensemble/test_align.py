@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from ensemble import uniform
-from ensemble.alignment import STRATEGIES, Matcher, align
+from ensemble.alignment import STRATEGIES, align
 from ensemble.errors import OptionError, StateMismatchError, SymmetryError
+from ensemble.matching import Matcher
 from ensemble.responses import activations
 from ensemble.symmetries import symmetry
 from zoo import models

@@ -76,6 +76,18 @@ def test_neighbours_do_not(trained):
     assert "The average holds" in result.sentence
 
 
+@pytest.mark.parametrize(
+    ("average", "verdict"),
+    [(0.009, "holds"), (0.02, "holds"), (0.0201, "loses"), (0.53, "loses"), (0.7, "collapses")],
+)
+def test_an_average_that_is_worse_than_every_member_is_not_said_to_hold(average, verdict):
+    # 0.53 is 53 times the members' loss, and yet nearer to it than to that of zero weights.
+    flight = judge([0.005, average], [0.005, 0.005, 0.02], 2.3)
+    assert flight.verdict == verdict
+    assert f"The average {verdict}: loss {average:.3g} against 0.01 of" in flight.sentence
+    assert ("every single member is better" in flight.sentence) == (verdict == "loses")
+
+
 def test_the_way_starts_at_the_best_member_and_ends_at_the_average():
     result = preflight(scalars(4, 1, -2), lambda state: abs(float(state["w"])) + 1, points=3)
     assert result.alphas == (0, 0.5, 1)
@@ -124,8 +136,8 @@ def test_a_member_whose_loss_is_not_finite_is_left_out_of_the_mean():
 
 @pytest.mark.parametrize("zero", [0.1, math.nan, math.inf])
 def test_without_a_yardstick_the_average_must_not_be_worse_than_the_worst(zero):
-    assert not judge([0.5, 0.6], [0.5, 0.6], zero).collapses
-    assert judge([0.5, 0.61], [0.5, 0.6], zero).collapses
+    assert judge([0.5, 0.6], [0.5, 0.6], zero).verdict == "holds"
+    assert judge([0.5, 0.61], [0.5, 0.6], zero).verdict == "collapses"
 
 
 def test_no_member_with_a_finite_loss_is_an_expected_error():
