@@ -1,6 +1,6 @@
 """What the registry says of a run, read before it is used: a catalogue may be anybody's."""
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -9,6 +9,7 @@ from zoo.registry import Run
 from zoo.section import Section
 
 S = TypeVar("S", bound=Section)
+Place = Annotated[tuple[str, int], Field(strict=False)]  # JSON has lists
 
 
 class PoolEntry(BaseModel):
@@ -28,7 +29,7 @@ class PoolEntry(BaseModel):
     method: str
     arguments: dict[str, Any]
     used: list[str] = Field(min_length=1)
-    checkpoints: list[tuple[str, int] | None] | None = Field(default=None, strict=False)
+    checkpoints: list[Place | None] | None = None
     found: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
 

@@ -209,7 +209,7 @@ def _step(span: float) -> float:
     """Return a round step of which a few fit into a span.
 
     >>> _step(0.075), _step(9.0), _step(120.0)
-    (0.02, 2.0, 20.0)
+    (0.02, 2.0, 50.0)
     """
     rough = span / TICKS
     power = 10.0 ** math.floor(math.log10(rough))

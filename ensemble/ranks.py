@@ -68,7 +68,7 @@ def _bounds(leaf_N: Tensor, base_N: Tensor, k: int) -> tuple[float, float]:
 
 def _sizes(leaf_N: Tensor, base_N: Tensor) -> Array:
     """Return \\|x - base\\|, rounded to float32 unless members are float64."""
-    kind = torch.promote_types(torch.promote_types(leaf_N.dtype, base_N.dtype), torch.float32)
+    kind = torch.float64 if torch.float64 in (leaf_N.dtype, base_N.dtype) else torch.float32
     sizes: Array = torch.sub(leaf_N.to(kind), base_N.to(kind)).abs_().cpu().numpy()
     return sizes
 

@@ -49,6 +49,7 @@ def calibration_curve(predictions: Tensor, targets: Tensor, bins: int = BINS) ->
         targets: labels (N,) or (N, L).
         bins: how many at most.
 
+    >>> import torch
     >>> log = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.9, 0.1], [0.9, 0.1]]).log()
     >>> for bin in calibration_curve(log, torch.tensor([0, 1, 0, 0]), bins=2):
     ...     print(f"{bin.confidence:.1f} {bin.accuracy:.1f} [{bin.low:.2f}, {bin.high:.2f}]")

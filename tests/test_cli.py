@@ -326,7 +326,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(zoo, tmp_path, arguments, file
             ["ensemble", "--mode", "predictions", "--set", "calibration=platt"],
             "no calibration is called 'platt'",
         ),
-        (["ensemble", "--mode", "weights", "--set", "density=1"], "options are a method's"),
+        (
+            ["ensemble", "--mode", "weights", "--set", "density=1"],
+            "the ladder has no option 'density' (known: align, heal, repair)",
+        ),
         (
             ["ensemble", "--mode", "weights", "--method", "uniform", "--set", "density=1"],
             "has no option 'density'",
