@@ -32,7 +32,7 @@ from zoo.registry.records import Batch, Outcome, digest
 from zoo.reports import Member
 from zoo.setup import default_device
 from zoo.teaching import Teacher
-from zoo.training import Noted
+from zoo.working import Noted
 from zoo.usercode import title
 
 STARTS = ("auto", "average", "fresh")

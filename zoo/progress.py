@@ -89,7 +89,7 @@ class Progress:
         if task == "regression":
             self.metric, self.sign = "rmse", 1
         self.labels, self.limits = labels, limits
-        self.latest, self.ended, self.best = {}, {}, None
+        self.epochs, self.ended, self.best, self.resumed = {}, {}, None, None
         self.started = self.printed = time.monotonic()
 
     def _advance(self, event: Pass) -> None:
