@@ -32,8 +32,8 @@ from zoo.registry.records import Batch, Outcome, digest
 from zoo.reports import Member
 from zoo.setup import default_device
 from zoo.teaching import Teacher
-from zoo.working import Noted
 from zoo.usercode import title
+from zoo.working import Noted
 
 STARTS = ("auto", "average", "fresh")
 OPTIONS = (
