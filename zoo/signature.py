@@ -49,7 +49,8 @@ class Option:
 
     def plain(self, value: Any) -> Any:
         """Return a checked value as JSON holds it."""
-        return self.adapter.dump_python(value, mode="json")
+        # It has just been checked: what pydantic may warn of is nothing.
+        return self.adapter.dump_python(value, mode="json", warnings=False)
 
 
 def read(builder: Callable[..., Any], name: str) -> dict[str, Option]:
