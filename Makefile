@@ -3,7 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-zoo test-rest lint check bench clean
+# What shares a registry with others waits most of its time.
+SHARED := $(foreach part,registry exchange claims postgres upkeep migrations executors working raycluster resume,\
+	$(wildcard tests/zoo/test_$(part)*.py))
+
+.PHONY: demo test test-shared test-zoo test-rest lint check bench clean
 
 demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best single model
 	$(BIN)/zoo train-many --data mnist5k --model mlp --seeds 8
@@ -12,11 +16,14 @@ demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best
 	$(BIN)/zoo ensemble --mode weights --method uniform
 	$(BIN)/zoo compare
 
-test: .venv/test ## all tests, doctests and the README's blocks, in two processes
-	$(MAKE) --jobs=2 --output-sync=target --no-print-directory test-zoo test-rest
+test: .venv/test ## all tests, doctests and the README's blocks, in three processes
+	$(MAKE) --jobs=3 --output-sync=target --no-print-directory test-shared test-zoo test-rest
+
+test-shared: .venv/test
+	$(BIN)/python -m pytest $(SHARED)
 
 test-zoo: .venv/test
-	$(BIN)/python -m pytest tests/zoo
+	$(BIN)/python -m pytest tests/zoo $(SHARED:%=--ignore=%)
 
 test-rest: .venv/test
 	$(BIN)/python -m pytest --ignore tests/zoo
