@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import servers
-from fleet import ONE_BY_ONE, in_training, planned, slow_settings, waited_for
+from fleet import ONE_BY_ONE, in_training, planned, slow_settings, started, waited_for
 from test_resume import assert_same_content, opened, states_left
 
 from zoo import raycluster
@@ -195,3 +195,19 @@ def test_without_ray_its_installation_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"pip install 'zoo-ensemble\[cluster\]'"):
         raycluster.RayCluster("local")
+
+
+def local(home):
+    """Start a cluster of one's own; write where it is, and who may read its token."""
+    os.environ["HOME"] = str(home)
+    with raycluster.RayCluster("local", 1, cpus=1) as cluster:
+        told = [node["NodeManagerAddress"] for node in cluster.nodes]
+    told += [oct(path.stat().st_mode) for path in home.glob(".ray/auth_token")]
+    (home / "told").write_text(" ".join(told))
+
+
+def test_a_local_cluster_is_on_loopback_and_its_token_is_nobody_elses(tmp_path):
+    servers.need("ray")
+    process = started(local, tmp_path)
+    process.join()
+    assert (tmp_path / "told").read_text() == "127.0.0.1 0o100600"
