@@ -13,7 +13,6 @@ import argparse
 import multiprocessing
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
@@ -44,7 +43,7 @@ def trained(width: int, members: int, executor: Executor | None = None) -> tuple
         "train": {"epochs": EPOCHS, "batch_size": 128},
         "stop": {"patience": EPOCHS},
     }
-    with TemporaryDirectory(dir=Path.cwd()) as folder:
+    with TemporaryDirectory() as folder:
         place = f"sqlite:///{folder}/registry.db", f"{folder}/blobs"
         with Registry(*place) as registry:
             planned, start = plan(parse(asked)), time.process_time()
@@ -167,7 +166,7 @@ def catalogue(url: str | None, most: int) -> None:
     for rows in ROWS if url is None else ROWS[1:2]:
         if rows > most:
             continue
-        with TemporaryDirectory(dir=Path.cwd()) as folder:
+        with TemporaryDirectory() as folder:
             place = url or f"sqlite:///{folder}/registry.db"
             columns[rows] = costs_of(place, folder, rows)
             if rows == SWEEP:
