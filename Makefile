@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SHARED := $(foreach part,registry exchange claims postgres upkeep migrations executors working raycluster resume,\
 	$(wildcard tests/zoo/test_$(part)*.py))
 
-.PHONY: demo test test-shared test-zoo test-rest lint check bench clean
+.PHONY: demo test test-shared test-zoo test-ensemble test-rest lint check bench clean
 
 demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best single model
 	$(BIN)/zoo train-many --data mnist5k --model mlp --seeds 8
@@ -16,8 +16,8 @@ demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best
 	$(BIN)/zoo ensemble --mode weights --method uniform
 	$(BIN)/zoo compare
 
-test: .venv/test ## all tests, doctests and the README's blocks, in three processes
-	$(MAKE) --jobs=3 --output-sync=target --no-print-directory test-shared test-zoo test-rest
+test: .venv/test ## all tests, doctests and the README's blocks, in four processes
+	$(MAKE) --jobs=4 --output-sync=target --no-print-directory test-shared test-zoo test-ensemble test-rest
 
 test-shared: .venv/test
 	$(BIN)/python -m pytest $(SHARED)
@@ -25,8 +25,11 @@ test-shared: .venv/test
 test-zoo: .venv/test
 	$(BIN)/python -m pytest tests/zoo $(SHARED:%=--ignore=%)
 
+test-ensemble: .venv/test
+	$(BIN)/python -m pytest tests/ensemble zoo ensemble
+
 test-rest: .venv/test
-	$(BIN)/python -m pytest --ignore tests/zoo
+	$(BIN)/python -m pytest tests --ignore=tests/zoo --ignore=tests/ensemble
 
 lint: .venv/test ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from effort import EXAMPLES
 from hypothesis import HealthCheck, given, settings
 
 from cli import main
@@ -23,7 +24,7 @@ from zoo.exchange.leaving import export_runs
 from zoo.registry.checking import check_usable
 
 JUNK = (None, True, "x", -1, 0, 0.5, float("inf"), [], {}, [[]], ["x"], {"x": 1})
-MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 READ = ("data", "model", "method", "arguments", "used", "checkpoints")
 KINDS = ("numbers", "classes", "images", "pool")
 

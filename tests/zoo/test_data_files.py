@@ -372,7 +372,7 @@ def test_a_zoo_of_a_frame_is_trained_combined_compared_and_continued(frame, tmp_
     with Registry(f"sqlite:///{tmp_path}/r.db", tmp_path / "blobs") as registry:
         runs = train_many(plan(parse(asked), frame=frame), registry)
         combine(registry, runs, "predictions", frame=frame)
-        assert len(compare(registry, registry.runs(), frame=frame).rows) == 3
+        assert len(compare(registry, registry.runs(), frame=frame).rows) == 4
         more = continuation(registry, ["houses-mlp"], 1, {}, None, frame=frame)
         assert len(train_many(more, registry)) == 2
         with pytest.raises(DataError, match="'houses' is neither"):
