@@ -4,10 +4,13 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # What shares a registry with others waits most of its time.
-SHARED := $(foreach part,registry exchange claims postgres upkeep migrations executors working raycluster resume,\
+SHARED := $(foreach part,registry exchange claims postgres upkeep migrations executors working resume,\
 	$(wildcard tests/zoo/test_$(part)*.py))
 
-.PHONY: demo test test-shared test-zoo test-ensemble test-rest lint check bench clean
+# Takes minutes, and a package of 70 MB.
+RAY := tests/zoo/test_raycluster.py
+
+.PHONY: demo test test-cluster test-shared test-zoo test-ensemble test-rest lint check bench clean
 
 demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best single model
 	$(BIN)/zoo train-many --data mnist5k --model mlp --seeds 8
@@ -23,13 +26,17 @@ test-shared: .venv/test
 	$(BIN)/python -m pytest $(SHARED)
 
 test-zoo: .venv/test
-	$(BIN)/python -m pytest tests/zoo $(SHARED:%=--ignore=%)
+	$(BIN)/python -m pytest tests/zoo --ignore=$(RAY) $(SHARED:%=--ignore=%)
 
 test-ensemble: .venv/test
 	$(BIN)/python -m pytest tests/ensemble zoo ensemble
 
 test-rest: .venv/test
 	$(BIN)/python -m pytest tests --ignore=tests/zoo --ignore=tests/ensemble
+
+test-cluster: .venv/test ## training on a real Ray cluster of several nodes on this machine
+	$(PIP) --editable '.[test,cluster]'
+	$(BIN)/python -m pytest $(RAY)
 
 lint: .venv/test ## format, lint, types
 	$(BIN)/ruff format --check .
