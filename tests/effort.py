@@ -3,5 +3,5 @@
 import os
 
 LONG = os.environ.get("ZOO_LONG") == "1"
-KILLS = 200 if LONG else 20  # of processes, at random moments
-EXAMPLES = 300 if LONG else 15  # of random sequences of operations
+KILLS = 200 if LONG else 8  # of processes, at random moments
+EXAMPLES = 300 if LONG else 6  # of random sequences of operations

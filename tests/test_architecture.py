@@ -50,13 +50,18 @@ LIBRARIES = {  # that arithmetic is left to
     "metalearner": {"sklearn"},
     "ranks": {"numpy"},
 }
+IMPORTS = (ast.Import, ast.ImportFrom)
 MODULES = [*sorted((ROOT / "zoo").rglob("*.py")), *sorted((ROOT / "ensemble").rglob("*.py"))]
 
 
 def imported(path: Path) -> set[str]:
     """Top-level names that a file imports, inside functions too."""
+    return names_in(ast.parse(path.read_text()))
+
+
+def names_in(tree: ast.AST) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -74,6 +79,13 @@ def test_imports_run_from_cli_to_ensemble_to_zoo(path):
         library = {"numpy"} if path.stem in KNOWS_NUMPY else {"torch"}
         library |= LIBRARIES.get(path.stem, set())
         assert names - {"ensemble"} - library <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_libraries_that_take_seconds_to_import_are_imported_where_they_are_used(path):
+    tree = ast.parse(path.read_text())
+    at_once = ast.Module([node for node in tree.body if isinstance(node, IMPORTS)], [])
+    assert not names_in(at_once) & {"matplotlib", "scipy", "sklearn"}
 
 
 @pytest.mark.parametrize("package", ["zoo", "ensemble"])

@@ -243,16 +243,16 @@ def test_a_file_that_is_written_meanwhile_is_refused(frame, tmp_path, monkeypatc
     assert "must stay as it is while it is read" in refusal(path)
 
 
-def test_ten_thousand_columns_and_categories_are_read(tmp_path):
+def test_thousands_of_columns_and_categories_are_read(tmp_path):
     random = np.random.default_rng(0)
-    wide = pd.DataFrame(random.normal(size=(60, 5000)).round(3)).add_prefix("x")
+    wide = pd.DataFrame(random.normal(size=(60, 1500)).round(3)).add_prefix("x")
     wide.assign(price=random.normal(size=60)).to_csv(tmp_path / "wide.csv", index=False)
     data = load(config(tmp_path / "wide.csv"))
-    assert data.shape == (5000,)
-    assert any("5000 numeric columns as 5000 features" in note for note in data.notes)
+    assert data.shape == (1500,)
+    assert any("1500 numeric columns as 1500 features" in note for note in data.notes)
     assert len(data.notes) < 10
-    many = pd.DataFrame({"zip": [f"z{i // 2:05}" for i in range(20_000)], "x": 1.0})
-    many = many.assign(x=random.normal(size=20_000), price=random.normal(size=20_000))
+    many = pd.DataFrame({"zip": [f"z{i // 2:05}" for i in range(6_000)], "x": 1.0})
+    many = many.assign(x=random.normal(size=6_000), price=random.normal(size=6_000))
     data = load(config("many"), many)
     assert data.preprocessing["features"] == ["x"]
     assert any("data.columns can keep the most frequent" in note for note in data.notes) or any(

@@ -96,7 +96,7 @@ def crowds(draw):
     return ref, [member() for _ in range(draw(st.integers(2, 4)))]
 
 
-@options(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@options(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(crowd=crowds(), width=st.integers(1, 4))
 def test_whatever_is_asked_for_both_engines_and_a_plain_loop_agree(crowd, width):
     ref, configs = crowd

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn import datasets
 
 from zoo.errors import DataError
 
@@ -15,6 +14,8 @@ Images = tuple[npt.NDArray[Any], npt.NDArray[np.int64]]
 
 def digits() -> Images:
     """Return 1797 handwritten digits (N, 1, 8, 8) valued 0 to 16, and their labels (N,)."""
+    from sklearn import datasets  # slow, and of use for its own data alone
+
     pixels, labels = datasets.load_digits(return_X_y=True)
     return pixels.reshape(-1, 1, 8, 8).astype(np.float64), labels.astype(np.int64)
 
@@ -39,12 +40,14 @@ def mnist5k() -> Images:
     )
 
 
-def _table(load: Callable[..., object]) -> Callable[[], pd.DataFrame]:
+def _table(name: str) -> Callable[[], pd.DataFrame]:
     """Return a function that loads a frame whose column ``target`` holds names, not codes."""
 
     def frame() -> pd.DataFrame:
-        bunch = load(as_frame=True)
-        rows: pd.DataFrame = bunch.frame  # type: ignore[attr-defined]  # scikit-learn is untyped
+        from sklearn import datasets
+
+        bunch = getattr(datasets, f"load_{name}")(as_frame=True)
+        rows: pd.DataFrame = bunch.frame
         names = getattr(bunch, "target_names", None)
         if names is not None:
             rows = rows.assign(target=np.asarray(names, dtype=object)[rows["target"]])
@@ -55,8 +58,5 @@ def _table(load: Callable[..., object]) -> Callable[[], pd.DataFrame]:
 
 IMAGES: dict[str, Callable[[], Images]] = {"digits": digits, "mnist5k": mnist5k}
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
-    "breast_cancer": _table(datasets.load_breast_cancer),
-    "diabetes": _table(datasets.load_diabetes),
-    "iris": _table(datasets.load_iris),
-    "wine": _table(datasets.load_wine),
+    name: _table(name) for name in ("breast_cancer", "diabetes", "iris", "wine")
 }

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.preprocessing import PowerTransformer
 from torch import Tensor
 
 from zoo.data import cells
@@ -93,6 +92,8 @@ def _powers(columns: FloatArray) -> FloatArray:
     """Return lambda (T,) of largest likelihood, kept between 0 and 2, where every y has an x."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # of extreme values, far beyond 0 and 2
+        from sklearn.preprocessing import PowerTransformer  # slow, and of use here alone
+
         found = PowerTransformer("yeo-johnson", standardize=False).fit(columns).lambdas_
     return np.clip(np.nan_to_num(np.asarray(found, dtype=np.float64), nan=1.0), 0.0, 2.0)
 

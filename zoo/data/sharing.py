@@ -10,8 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_datetime64_any_dtype, is_numeric_dtype
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from zoo.data import cells
 from zoo.data.folds import bootstrap, kfold
@@ -135,6 +133,9 @@ def _at_random(
 
 
 def _by_group(config: DataConfig, frame: pd.DataFrame) -> Shared:
+    from scipy.sparse import coo_array  # slow, and of use here alone
+    from scipy.sparse.csgraph import connected_components
+
     name = config.group or ""
     groups = pd.factorize(_named(frame, name, "data.group", "the group"))[0].astype(np.int64)
     copies = grouped(frame.drop(columns=name))
