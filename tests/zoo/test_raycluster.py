@@ -140,8 +140,10 @@ def test_a_killed_task_is_replaced_and_ctrl_c_ends_epochs(cluster, tmp_path, ask
     thread.join()
     with opened(tmp_path) as registry:
         standings = registry.standings("fleet")
-    assert {run.status for run in standings} <= {"finished", "interrupted", "queued"}
-    assert not any(run.holder for run in standings)
+    assert all(run.is_free for run in standings)
+    killed = [run for run in standings if run.holder]  # nobody has taken it over yet
+    assert len(killed) <= 1
+    assert "interrupted" in {run.status for run in standings}
     with opened(tmp_path) as registry, trusting(EVERYTHING):
         train_many(planned(asked), registry, **ONE_BY_ONE)
     assert_same_content(tmp_path, whole)
