@@ -211,16 +211,14 @@ def methods(form: Any) -> None:
 
 
 @click.command(short_help="Average weights in files.")
-@click.argument(
-    "paths", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path)
-)
+@click.argument("paths", nargs=-1, required=True, metavar="FILE...", type=click.Path())
 @click.option(
     "-o",
     "--output",
     metavar="FILE|FOLDER",
     required=True,
-    type=click.Path(path_type=Path),
-    help="A .safetensors file; or a folder, with files like those of the first member.",
+    type=click.Path(),
+    help="A .safetensors file; or a folder, with files like those of the first member; or a URL.",
 )
 @click.option("--method", metavar="M", default="uniform", show_default=True, help="See `methods`.")
 @click.option(
@@ -234,8 +232,8 @@ def methods(form: Any) -> None:
 @click.option("--key", metavar="KEY", help="Where in a .pt checkpoint the weights are.")
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 def average(
-    paths: Sequence[Path],
-    output: Path,
+    paths: Sequence[str],
+    output: str,
     method: str,
     settings: Sequence[str],
     dtype: str | None,
@@ -244,8 +242,9 @@ def average(
 ) -> None:
     """Average the weights in files into one, whatever model they are of.
 
-    A FILE is .safetensors, a folder of Hugging Face, or what torch.save wrote. Safetensors may be
-    larger than the memory. The files written are listed on standard output, one a line.
+    A FILE is .safetensors, a folder of Hugging Face, the URL of either in an object store
+    (s3://BUCKET/..., gs://..., az://...), or what torch.save wrote. Safetensors may be larger than
+    the memory. The files written are listed on standard output, one a line.
     """
     from ensemble.errors import LISTED, StateMismatchError
     from ensemble.files import average_files

@@ -19,22 +19,27 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ensemble.dtypes import FLOATS, NAMES
 from ensemble.elementwise import Space, mean, median
 from ensemble.errors import EmptyError, OptionError, StateMismatchError, nearest
-from ensemble.merging import Plan, Stretch, Whole, write
+from ensemble.merging import Plan, Stretch, Whole, stream, write
 from ensemble.shares import normalised
-from ensemble.sources import Source, differences, open_source
+from ensemble.sources import (
+    ENDING,
+    Source,
+    differences,
+    is_url,
+    open_source,
+    place_of,
+    within_place,
+)
 from zoo.errors import UnreachableError, UsageError
-from zoo.exchange.opening import CONFIG, INDEX, opened, read_json
-from zoo.exchange.writing import Write, write_all
+from zoo.exchange.opening import CONFIG, INDEX, parse_object
+from zoo.exchange.writing import write_all
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ensemble.catalogue import Method
 
-ENDING = ".safetensors"
 FOREIGN = (".pt", ".pth", ".ckpt", ".bin")
-KEPT = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # of a folder: config and tokenizer
-MOST_KEPT = 64 << 20  # bytes of such a file
 SUPPLIED = {"weights", "base"}  # what a method may need and a file can give
 
 
@@ -43,11 +48,11 @@ class Averaged:
     """What was written.
 
     Attributes:
-        paths: the files of weights.
+        paths: the files of weights; URLs where they are in an object store.
         notes: what the user should know, a sentence each.
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[Path | str, ...]
     notes: tuple[str, ...]
 
 
@@ -65,10 +70,11 @@ def average_files(
     """Average the weights in files and write the result as safetensors, in full or not at all.
 
     Args:
-        paths: the members: ``.safetensors``, folders of Hugging Face, or what ``torch.save`` wrote
-            (which is loaded as a whole).  Nothing in them is executed.
+        paths: the members: ``.safetensors``, folders of Hugging Face, the URL of either in an
+            object store (``s3://…``, ``gs://…``, ``az://…``), or what ``torch.save`` wrote (which
+            is loaded as a whole).  Nothing in them is executed.
         output: a ``.safetensors`` file; or a folder, which gets files like those of the first
-            member, and its config and tokenizer where that is a folder too.
+            member, and its config and tokenizer where that is a folder too; or the URL of either.
         method: of the catalogue, needing nothing but the members, ``weights`` or a ``base``.
         options: the method's; ``weights``, one number per member; ``base``, a file or folder.
         dtype: what floats become, such as ``bfloat16``; members may differ in theirs then.
@@ -80,6 +86,7 @@ def average_files(
         EmptyError, StateMismatchError, NonFiniteError, OptionError: where members do not fit
             together, or the method does not fit them.
         UsageError: where a file cannot be read, or the result would replace one.
+        UnreachableError: where an object store does not answer.
         UnsafeFileError: where a file is damaged, claims what it does not hold, or holds code.
         ZooError: where the result cannot be written; nothing of it is there then.
 
@@ -95,26 +102,45 @@ def average_files(
     {'w': tensor([2., 2.])}
     """
     given = dict(options or {})
-    output, kind = Path(output), _dtype(dtype)
+    output, kind = str(output).rstrip("/"), _dtype(dtype)
     if not paths:
         raise EmptyError("there must be at least one file, however none was given")
     with ExitStack() as stack:
-        members = [open_source(Path(path), key, stack) for path in paths]
-        base = open_source(Path(given.pop("base")), key, stack) if "base" in given else None
+        members = [open_source(path, key, stack) for path in paths]
+        base = open_source(given.pop("base"), key, stack) if "base" in given else None
         stretch, whole = _method(method, given, len(members), base)
         plan = Plan(members, kind, stretch, whole, base, lambda count: watch(count, total))
-        if key is not None and all(source.watched for source in plan.sources):
+        if key is not None and not any(source.is_pickled for source in plan.sources):
             raise UsageError("--key is for .pt files, however there is none")
         if found := differences(plan.sources, any_float=kind is not None):
             raise StateMismatchError("members must share keys, shapes and dtypes", found)
         total = sum(leaf.size for source in plan.sources for leaf in source.leaves.values())
-        files = _files(plan, output, {"method": method, **(options or {})})
-        _check_place(files, plan.sources, output)
+        folder, files = _files(plan, output)
+        places = [within_place(folder, name) for name in files]
+        _check_place([*places, output], plan.sources)
+        facts = {"method": method, **(options or {}), "of": [member.name for member in members]}
+        metadata = {"format": "pt", "average": json.dumps(facts, default=str)}
+        beside = _beside(plan, files) if not output.endswith(ENDING) else {}
+        if is_url(output):
+            from ensemble.objects import put_all
+            from zoo.registry.bucket import Bucket
+
+            parts = {name: stream(plan, keys, metadata) for name, keys in files.items()}
+            small = {name: [content()] for name, content in beside.items()}
+            put_all(Bucket(folder), {**parts, **small}, force=force)
+            return Averaged(tuple(places), tuple(_notes(members)))
         _check_room(output, plan)
-        targets = {path: partial(_write, plan, keys, told) for path, (keys, told) in files.items()}
-        beside = _beside(plan, output, files) if output.suffix != ENDING else {}
-        write_all({**targets, **beside}, force=force)
-    return Averaged(tuple(files), tuple(_notes(members)))
+        targets = {
+            Path(place): partial(_write, plan, keys, metadata)
+            for place, keys in zip(places, files.values(), strict=True)
+        }
+        texts = {Path(folder) / name: partial(_put, content) for name, content in beside.items()}
+        write_all({**targets, **texts}, force=force)
+    return Averaged(tuple(targets), tuple(_notes(members)))
+
+
+def _put(content: Callable[[], bytes], file: BinaryIO) -> None:
+    file.write(content())
 
 
 def _write(plan: Plan, keys: Sequence[str], metadata: Mapping[str, str], file: BinaryIO) -> None:
@@ -194,34 +220,28 @@ def _call(
     return result
 
 
-def _files(
-    plan: Plan, output: Path, told: Mapping[str, Any]
-) -> dict[Path, tuple[list[str], dict[str, str]]]:
-    """Return the files of the result, each with its tensors and what its header tells."""
+def _files(plan: Plan, output: str) -> tuple[str, Mapping[str, list[str]]]:
+    """Return the folder of the result, and its files, each with its tensors."""
     first = plan.members[0]
-    of = [member.name for member in plan.members]
-    metadata = {"format": "pt", "average": json.dumps({**told, "of": of}, default=str)}
-    if output.suffix in FOREIGN:
+    if output.endswith(FOREIGN):
         raise UsageError(f"{output}: the result is safetensors; name a {ENDING} file or a folder")
-    if output.suffix == ENDING:
-        return {output: (list(first.leaves), metadata)}
-    names = first.files if first.path.is_dir() else {f"model{ENDING}": list(first.leaves)}
-    return {output / name: (keys, metadata) for name, keys in names.items()}
+    if output.endswith(ENDING):
+        folder, name = output.rpartition("/")[::2] if is_url(output) else os.path.split(output)
+        return folder, {name: list(first.leaves)}
+    return output, first.files if first.is_folder else {f"model{ENDING}": list(first.leaves)}
 
 
-def _check_place(files: Mapping[Path, object], sources: Sequence[Source], output: Path) -> None:
+def _check_place(places: Sequence[str], sources: Sequence[Source]) -> None:
     """Refuse a result in the place of a member, whatever names they go by."""
-    for source in sources:
-        inputs = {os.path.realpath(source.path / name) for name in source.files}
-        inputs |= {os.path.realpath(source.path)}
-        for path in (*files, output):
-            if os.path.realpath(path) in inputs:
-                raise UsageError(f"{path}: is one of the members; name another place")
+    inputs = {place for source in sources for place in source.places}
+    for place in places:
+        if place_of(place) in inputs:
+            raise UsageError(f"{place}: is one of the members; name another place")
 
 
-def _check_room(output: Path, plan: Plan) -> None:
+def _check_room(output: str, plan: Plan) -> None:
     """Refuse early what the disk has no room for."""
-    place = next(folder for folder in output.absolute().parents if folder.exists())
+    place = next(folder for folder in Path(output).absolute().parents if folder.exists())
     needed = sum(plan.size(key) for key in plan.members[0].leaves)
     disk = shutil.disk_usage(place)
     if disk.free < needed and disk.total:  # which some do not tell
@@ -231,41 +251,36 @@ def _check_room(output: Path, plan: Plan) -> None:
         )
 
 
-def _beside(plan: Plan, output: Path, files: Mapping[Path, Any]) -> dict[Path, Write]:
+def _beside(plan: Plan, files: Mapping[str, list[str]]) -> dict[str, Callable[[], bytes]]:
     """Return what goes beside the weights: an index, the first member's config and tokenizer."""
     first = plan.members[0]
-    beside: dict[Path, Write] = {}
-    if len(files) > 1 or (first.path / INDEX).exists():
+    beside = dict(first.beside)
+    if CONFIG in beside and plan.dtype is not None:
+        beside[CONFIG] = partial(_config, beside[CONFIG], f"{first.name}/{CONFIG}", plan.dtype)
+    if len(files) > 1 or first.is_indexed:
         index = {
             "metadata": {"total_size": sum(plan.size(key) for key in first.leaves)},
-            "weight_map": {key: path.name for path, (keys, _) in files.items() for key in keys},
+            "weight_map": {key: name for name, keys in files.items() for key in keys},
         }
-        beside[output / INDEX] = partial(_text, json.dumps(index, indent=2) + "\n")
-    for path in sorted(first.path.iterdir()) if first.path.is_dir() else ():
-        if path.suffix in KEPT and not path.name.endswith(".index.json"):
-            beside[output / path.name] = partial(_copy, path, plan.dtype)
+        beside[INDEX] = partial(_json, index)
     return beside
 
 
-def _text(text: str, file: BinaryIO) -> None:
-    file.write(text.encode())
+def _config(content: Callable[[], bytes], place: str, dtype: str) -> bytes:
+    """Tell the dtype of the result where a config tells that of the weights."""
+    config = parse_object(content(), place)
+    config |= {name: NAMES[dtype] for name in ("torch_dtype", "dtype") if name in config}
+    return _json(config)
 
 
-def _copy(path: Path, dtype: str | None, file: BinaryIO) -> None:
-    """Copy a file; a config tells the dtype of the weights, and so tells that of the result."""
-    if path.name == CONFIG and dtype is not None:
-        config = read_json(path)
-        config |= {name: NAMES[dtype] for name in ("torch_dtype", "dtype") if name in config}
-        return _text(json.dumps(config, indent=2) + "\n", file)
-    with opened(path, MOST_KEPT) as (found, _):
-        shutil.copyfileobj(found, file)
-    return None
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def _notes(members: Sequence[Source]) -> list[str]:
     """Say what may be a mistake."""
     if len(members) == 1:
         return [f"{members[0].name} is the only member: the result has its weights"]
-    names = [os.path.realpath(member.path) for member in members]
+    names = [member.place for member in members]
     twice = [m.name for i, m in enumerate(members) if names[i] in names[:i]]
     return [f"{name} is given more than once, and counts as often" for name in dict.fromkeys(twice)]

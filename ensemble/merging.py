@@ -7,10 +7,13 @@ one whole tensor of every member at a time.
 import json
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
@@ -105,6 +108,47 @@ def write(plan: Plan, keys: Sequence[str], metadata: Mapping[str, str], file: Bi
         room = _Room()
         with _one_thread_each():
             _run(iter(keys), do_whole)
+
+
+def stream(plan: Plan, keys: Sequence[str], metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield the same file from its beginning to its end; raises as :func:`write` does.
+
+    A few pieces, or tensors, are computed ahead.
+    """
+    head, places = header(plan, keys, metadata)
+    yield head
+    ordered = sorted(keys, key=places.__getitem__)
+    room, spaces = _Room(), threading.local()
+
+    def piece(job: Piece) -> tuple[bytes, int]:
+        spaces.own = getattr(spaces, "own", None) or Space()
+        with np.errstate(all="ignore"):  # as in _run
+            data, read = _piece(plan, *job, spaces.own)
+        return data.tobytes(), read
+
+    def whole(key: str) -> tuple[bytes, int]:
+        size = sum(source.leaves[key].size for source in plan.sources)
+        with room.taken(size):
+            return _tensor(plan, key).tobytes(), size
+
+    jobs = (
+        (partial(piece, job) for key in ordered for job in _jobs(plan, key))
+        if plan.whole is None
+        else (partial(whole, key) for key in ordered)
+    )
+    workers = min(WORKERS, os.cpu_count() or 1)
+    waiting: deque[Future[tuple[bytes, int]]] = deque()
+    with ThreadPoolExecutor(workers) as pool, _one_thread_each() if plan.whole else nullcontext():
+        try:
+            while True:
+                waiting.extend(map(pool.submit, islice(jobs, 2 * workers - len(waiting))))
+                if not waiting:
+                    return
+                data, read = waiting.popleft().result()
+                plan.watch(read)
+                yield data
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def header(

@@ -20,6 +20,7 @@ KNOWS_ZOO = {
     "likeness",
     "members",
     "merging",
+    "objects",
     "outcome",
     "products",
     "sources",

@@ -15,7 +15,7 @@ import servers
 
 from zoo.errors import IntegrityError, UnreachableError, UsageError, ZooError
 from zoo.registry.blobs import Entry, LocalBlobs, name_of, open_blobs
-from zoo.registry.remote import RETRIES
+from zoo.registry.bucket import RETRIES
 
 DATA = b"weights" * 100
 

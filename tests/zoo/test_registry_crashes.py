@@ -16,7 +16,7 @@ from sqlalchemy import Engine, event
 
 from zoo.errors import IntegrityError, UnreachableError, ZooError
 from zoo.registry import NewRun, Registry
-from zoo.registry.remote import RETRIES
+from zoo.registry.bucket import RETRIES
 
 ROOT = Path(__file__).parents[2]
 

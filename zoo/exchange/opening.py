@@ -52,20 +52,27 @@ def read_json(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
         UnsafeFileError: where it is too large, or is no JSON object.
     """
     with opened(path, most) as (file, _):
-        content = file.read(most + 1)
+        return parse_object(file.read(most + 1), str(path))
+
+
+def parse_object(content: bytes, place: str) -> dict[str, Any]:
+    """Parse a JSON object; messages name its place.
+
+    Raises:
+        UnsafeFileError: where it is none.
+    """
     try:
         value = layout.parse_json(content)
     except ValueError as error:
-        raise UnsafeFileError(f"{path}: is not sound JSON: {error}") from None
+        raise UnsafeFileError(f"{place}: is not sound JSON: {error}") from None
     if not isinstance(value, dict):
-        raise UnsafeFileError(f"{path}: must be a JSON object, however it is not")
+        raise UnsafeFileError(f"{place}: must be a JSON object, however it is not")
     return value
 
 
-def shards(index: Path) -> dict[str, set[str]]:
-    """Return the files that an index names, each with its tensors."""
-    found = read_json(index)
-    names = found.get("weight_map")
+def shards(content: bytes, index: str) -> dict[str, set[str]]:
+    """Return the files that an index names, each with its tensors; messages name its place."""
+    names = parse_object(content, index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise UnsafeFileError(f"{index}: must hold a weight_map, however it does not")
     files: dict[str, set[str]] = {}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import UnsafeFileError, UsageError
 from zoo.exchange import archive, symbols
 from zoo.exchange.choosing import candidates, choose, stripped
-from zoo.exchange.opening import CONFIG, INDEX, opened, read_json, shards
+from zoo.exchange.opening import CONFIG, INDEX, MOST_JSON, opened, read_json, shards
 from zoo.registry import layout
 from zoo.registry.records import digest
 from zoo.registry.weights import HEADER, card_of
@@ -110,7 +110,8 @@ def _from_folder(folder: Path) -> Weights:
     """Read the shards that an index names, or the only file there is."""
     index = folder / INDEX
     if index.exists():
-        names: dict[str, set[str]] = shards(index)
+        with opened(index, MOST_JSON) as (file, _):
+            names = shards(file.read(), str(index))
     else:
         names = {found.name: set() for found in sorted(folder.glob("*.safetensors"))}
         if len(names) != 1:
