@@ -1,9 +1,10 @@
 """``--mode distill``: one model of the registry learns what others predict together.
 
 Students of several seeds are trained at once on the pooled predictions of the teachers, one of them
-from the best average of their weights where there is one; the best by validation is published.
-Beside it stands one that had the same loop, seeds, settings and epochs, but the labels alone: what
-that one gains comes of training, and what the student gains over it comes of the teachers.
+from the best average of their weights where there is one.  The one is published that has learnt
+best, on the validation rows, what it was taught.  Beside it stands one that had the same loop,
+seeds, settings and epochs, but the labels alone: what that one gains comes of training, and what
+the student gains over it comes of the teachers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -277,6 +278,7 @@ def _publish(
         epochs=before + sum(student.end.epochs for student in students),
         best_epoch=epoch.epoch,
         metrics=metrics,
+        seconds=best.end.seconds,
     )
     try:
         kept = registry.put(

@@ -61,6 +61,8 @@ def test_a_student_is_published_with_its_teachers_and_beside_it_labels_alone(pla
     assert alone["config"]["method"] == "labels"
     assert alone["epochs"] <= 8  # two students of four epochs, and no teacher's
     assert run["epochs"] > 5 * 30  # the teachers' too
+    assert 0 < told["history"][-1]["seconds"] <= run["seconds"]
+    assert alone["seconds"] > 0
     assert alone["config"]["model"] == run["config"]["model"]
 
 
