@@ -12,9 +12,9 @@ from ensemble.dtypes import Array
 from zoo.errors import UnsafeFileError, UsageError
 from zoo.registry.bucket import Bucket
 
-CHUNK = 4 << 20  # bytes of a request
+CHUNK = 8 << 20  # bytes of a request
 AHEAD = 2  # chunks that are asked for before they are needed
-HELD = 5  # chunks of an object
+HELD = 4  # chunks of an object
 PART = 32 << 20  # bytes of a part of an upload; S3 takes 10,000
 REQUESTS = 16  # at once, of all objects together
 
