@@ -45,13 +45,15 @@ def trained(width: int, members: int, executor: Executor | None = None) -> tuple
         "train": {"epochs": EPOCHS, "batch_size": 128},
         "stop": {"patience": EPOCHS},
     }
-    with TemporaryDirectory() as folder:
-        with Registry(f"sqlite:///{folder}/registry.db", f"{folder}/blobs") as registry:
-            planned = plan(parse(asked))
-            cpu, clock = time.process_time(), time.perf_counter()
-            options = {"engine": "stacked", "width": width, "executor": executor}
-            runs = train_many(planned, registry, **options)
-            spent = time.process_time() - cpu, time.perf_counter() - clock
+    with (
+        TemporaryDirectory() as folder,
+        Registry(f"sqlite:///{folder}/registry.db", f"{folder}/blobs") as registry,
+    ):
+        planned = plan(parse(asked))
+        cpu, clock = time.process_time(), time.perf_counter()
+        options = {"engine": "stacked", "width": width, "executor": executor}
+        runs = train_many(planned, registry, **options)
+        spent = time.process_time() - cpu, time.perf_counter() - clock
     assert {run.epochs for run in runs} == {EPOCHS}
     return spent
 
