@@ -138,4 +138,4 @@ class Places:
         else:
             from obstore import put
 
-            put(blobs._store, name_of(checkpoint.sha256), data)
+            put(blobs._bucket.store, name_of(checkpoint.sha256), data)

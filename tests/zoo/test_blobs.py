@@ -86,7 +86,7 @@ def test_other_names_are_passed_over(blobs, place):
         else:
             from obstore import put
 
-            put(blobs._store, name, b"x")
+            put(blobs._bucket.store, name, b"x")
     assert [(entry.sha256, entry.size) for entry in blobs.entries()] == [(key, len(DATA))]
 
 
@@ -145,7 +145,7 @@ def test_an_object_that_a_collector_may_take_is_written_anew(s3, monkeypatch):
 
     blobs = open_blobs(s3)
     key = blobs.put(DATA)
-    put(blobs._store, name_of(key), DATA[::-1])
+    put(blobs._bucket.store, name_of(key), DATA[::-1])
     blobs.put(DATA)
     assert next(blobs.entries()) == Entry(key, len(DATA), next(blobs.entries()).modified)
     with pytest.raises(IntegrityError, match="mismatch, the object was altered: s3://"):

@@ -230,13 +230,14 @@ def stopping(event):
         passes.append(event)
         if stops and len(passes) == 4:
             os.kill(os.getpid(), signal.SIGSTOP)
-        time.sleep(0.02 if stops else 0.1)
+        time.sleep(0.02 if stops else 0.4)
 
 first = attempt(stopping, "first")
 if stops:
     os.waitpid(first, os.WUNTRACED)
 else:
-    time.sleep(0.3)
+    while not (os.path.exists(f"{folder}/first") and os.path.getsize(f"{folder}/first")):
+        time.sleep(0.01)  # it has its runs before it says anything
 second = attempt(told, "second")
 if stops:
     assert os.waitpid(second, 0)[1] == 0
