@@ -26,13 +26,9 @@ import torch
 from tabulate import tabulate
 from trained import CASES, Start, Trained, train
 
-from ensemble import activations, align, greedy_soup, recalibrate, repairer, symmetry, uniform
+from ensemble import greedy_soup, heal, recalibrate, repairer, symmetry, uniform
+from ensemble.ladder import matched
 from ensemble.state import State
-
-try:
-    from ensemble.healing import heal
-except ImportError:
-    heal = None
 
 Figures: TypeAlias = dict[str, dict[str, float]]
 STARTS: tuple[Start, ...] = ("independent", "shared", "branched")
@@ -53,8 +49,11 @@ def rungs(trained: Trained) -> Figures:
     """Return the test figures of all that can be made of members."""
     module, states, batches = trained.module, trained.states, trained.batches()
     found = symmetry(module, batches[0][:2])
-    aligned = align(states, found, activations=activations(module, states, batches, found))
-    fix = repairer(module, aligned, batches)
+    orders = matched(module, states, batches, found)
+    fixers = {way: repairer(module, order, batches) for way, order in orders.items()}
+    repaired = {way: fixers[way](uniform(order)) for way, order in orders.items()}
+    way = min(orders, key=lambda way: trained.figures(repaired[way], "val")["nll"])
+    aligned, fix = orders[way], fixers[way]
     valid = [trained.figures(state, "val") for state in states]
     most = max(each["accuracy"] for each in valid)
 
@@ -73,16 +72,14 @@ def rungs(trained: Trained) -> Figures:
         "best single": states[max(range(len(states)), key=lambda k: worth(valid[k]))],
         "naive": recalibrate(module, uniform(states), batches),
         "aligned": recalibrate(module, uniform(aligned), batches),
-        "repaired": fix(uniform(aligned)),
+        "repaired": repaired[way],
         "soup": fix(soup) if len(soup.members) > 1 else soup,
     }
-    if heal:
-        rows = [
-            (trained.data.prepare(part.x), part.y)
-            for part in (trained.data.train, trained.data.val)
-        ]
-        epochs = max(1, int(statistics.fmean(trained.epochs) / 4))
-        made["healed"] = heal(module, made["repaired"], states, *rows, epochs=epochs)
+    rows = [
+        (trained.data.prepare(part.x), part.y) for part in (trained.data.train, trained.data.val)
+    ]
+    epochs = max(1, int(statistics.fmean(trained.epochs) / 4))
+    made["healed"] = heal(module, made["repaired"], states, *rows, epochs=epochs)
     best = max(made, key=lambda name: worth(trained.figures(made[name], "val")))
     told_KNC = torch.stack([trained.logits(state, "test") for state in states]).softmax(-1)
     return {

@@ -5,22 +5,25 @@ weights or in what their layers read of the same samples (:mod:`ensemble.matchin
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import reduce
+from functools import partial, reduce
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ensemble.errors import OptionError, StateMismatchError
-from ensemble.matching import LEAST, Leaves, Matcher
+from ensemble.matching import Leaves, Matcher
 from ensemble.responses import layouts
 from ensemble.state import State, check
 from ensemble.symmetries import Symmetry
 
 Strategy: TypeAlias = Literal["reference", "mean", "tree"]
 ROUNDS = 30  # over all members, at most
+LEAST = (
+    1e-3  # of agreement that a member must gain by moving again; averages are as good as with 1e-5
+)
 
 
 def align(
@@ -123,20 +126,23 @@ def _one_by_one(matcher: Matcher, leaves: Sequence[Leaves], reference: int) -> l
     everyone = [reference, *(k for k in range(len(leaves)) if k != reference)]
     found = [matcher.identity() for _ in leaves]
     now = {reference: leaves[reference]}
+    total = now[reference]
     for k in everyone[1:]:
-        found[k], _ = matcher.match(_sum([*now.values()]), leaves[k])
+        found[k], _ = matcher.match(total, leaves[k])
         now[k] = matcher.turned(leaves[k], found[k])
+        total = _combined(torch.add, total, now[k])
     waiting = set(everyone if len(leaves) > 2 else ())
     for _ in range(ROUNDS):
         for k in torch.randperm(len(leaves), generator=generator).tolist():
             if k not in waiting:
                 continue
             waiting.discard(k)
-            others = _sum([each for i, each in now.items() if i != k])
+            others = _combined(torch.sub, total, now[k])
             orders, gained = matcher.match(others, leaves[k], found[k], sweeps=1)
             if gained > LEAST:
                 found[k] = orders
                 now[k] = matcher.turned(leaves[k], found[k])
+                total = _combined(torch.add, others, now[k])
                 waiting = set(everyone)
     return found
 
@@ -166,8 +172,14 @@ def _best(matchers: Sequence[Matcher], one: Leaves, other: Leaves) -> list[Tenso
     return max((matcher.match(one, other) for matcher in matchers), key=lambda found: found[1])[0]
 
 
-def _sum(leaves: Sequence[Leaves]) -> dict[str, Tensor]:
-    return {key: reduce(torch.add, [each[key] for each in leaves]) for key in leaves[0]}
+def _sum(leaves: Sequence[Leaves]) -> Leaves:
+    return reduce(partial(_combined, torch.add), leaves)
+
+
+def _combined(
+    operation: Callable[[Tensor, Tensor], Tensor], one: Leaves, other: Leaves
+) -> dict[str, Tensor]:
+    return {key: operation(leaf, other[key]) for key, leaf in one.items()}
 
 
 def _floating(leaf: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ensemble.alignment import align as aligned
+from ensemble import alignment
 from ensemble.average import uniform
 from ensemble.errors import DivergedError, OptionError, SymmetryError, nearest
 from ensemble.recalibration import recalibrate
@@ -22,7 +22,7 @@ from ensemble.repairing import repairer
 from ensemble.responses import activations
 from ensemble.soup import greedy_soup
 from ensemble.state import State
-from ensemble.symmetries import symmetry
+from ensemble.symmetries import Symmetry, symmetry
 
 STEPS: Mapping[str, tuple[bool | str, ...]] = {  # what may be chosen, the default first
     "align": ("auto", True, False),
@@ -140,22 +140,36 @@ def climb(
         return rungs[-1]
 
     naive = tread("naive", recalibrate(module, uniform(states), batches))
+
+    def fixer(order: Sequence[State]) -> Callable[[State], State]:
+        if repair:
+            return repairer(module, order, batches)
+        return partial(recalibrate, module, batches=batches)
+
     members: Sequence[State] = states
+    fix: Callable[[State], State] | None = None
     loses = naive.figures["val_loss"] > sum(each["val_loss"] for each in told) / len(told)
     if loses if align == "auto" else align:
         try:
             found = symmetry(module, batches[0][:2])
-            read = activations(module, states, batches, found)
-            members = aligned(states, found, activations=read)
+            orders = matched(module, states, batches, found)
         except SymmetryError as error:
             notes.append(f"Members were not aligned: {error}.")
         else:
+            fixers = {way: fixer(order) for way, order in orders.items()}
+            losses = {
+                way: figures(fixers[way](uniform(order)))["val_loss"]
+                for way, order in orders.items()
+            }
+            way = min(losses, key=losses.__getitem__)
+            members, fix = orders[way], fixers[way]
             tread("aligned", recalibrate(module, uniform(members), batches))
+            each = ", ".join(f"{loss:.3g} by {name}" for name, loss in losses.items())
+            notes.append(f"Units are matched by {way}; validation loss of the average: {each}.")
             if found.unknown:
                 notes.append(f"Frozen, because not understood: {', '.join(found.unknown)}.")
-    fix: Callable[[State], State] = partial(recalibrate, module, batches=batches)
+    fix = fix or fixer(members)
     if repair:
-        fix = repairer(module, members, batches)
         tread("repaired", fix(uniform(members)))
     scored = {id(state): worth(told[k]) for k, state in enumerate(members)}
 
@@ -175,3 +189,17 @@ def climb(
             tread("healed", state, epochs=epochs)
     best = max(rungs, key=lambda rung: worth(rung.figures))  # the first of equals
     return Ladder(tuple(rungs), best, tuple(notes))
+
+
+def matched(
+    module: nn.Module, states: Sequence[State], batches: Sequence[Tensor], found: Symmetry
+) -> dict[str, list[dict[str, Tensor]]]:
+    """Put the units of members in one order, in both ways that can turn out to be the better.
+
+    ``activations`` match what layers read to that of the first member; ``weights`` go on from
+    there by MergeMany.  Weights are better where nothing normalises, and far worse where BatchNorm
+    leaves their scale to chance (``benchmarks/alignment.py``).
+    """
+    read = activations(module, states, batches, found)
+    first = alignment.align(states, found, activations=read)
+    return {"activations": first, "weights": alignment.align(first, found, strategy="mean")}

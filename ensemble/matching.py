@@ -9,6 +9,7 @@ arXiv:2209.04836, algorithm 1); layers are taken in turn until none of them impr
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TypeAlias
 
 import torch
@@ -88,7 +89,7 @@ class Matcher:
         scale = math.sqrt(_squared(one, self.axes) * _squared(other, self.axes)) or 1.0
         generator = torch.Generator().manual_seed(self.seed)
         products: dict[_Place, Tensor] = {}  # those that no move has changed since
-        waiting = set(range(len(self.sizes)))
+        waiting = {group for group, places in enumerate(self.places) if places}
         total = 0.0
         for _ in range(sweeps):
             gained = 0.0
@@ -125,15 +126,13 @@ class Matcher:
         products: dict[_Place, Tensor],
     ) -> Tensor:
         """Return the inner products (n, n) of all that belongs to the units of a group."""
-        total = torch.zeros(self.sizes[group], self.sizes[group])
         for place in self.places[group]:
             if place not in products:
                 axes = list(self.axes[place.key])
                 axes[place.dim] = _frozen(axes[place.dim], group)
                 turned = permuted(other[place.key], axes, orders)
                 products[place] = (_rows(one[place.key], place) @ _rows(turned, place).T).cpu()
-            total += products[place]
-        return total
+        return reduce(torch.add, [products[place] for place in self.places[group]])
 
     def _inner(self, group: int, one: Leaves, other: Leaves, orders: Sequence[Tensor]) -> float:
         """Return the inner product of all leaves that a group is in."""
@@ -162,7 +161,9 @@ def assignment(agreement: Tensor) -> Tensor:
     """
     from scipy.optimize import linear_sum_assignment
 
-    _, columns = linear_sum_assignment(agreement.numpy(), maximize=True)
+    costs = agreement.amax(1, keepdim=True) - agreement
+    costs -= costs.amin(0)  # the solver is faster where the least of every row and column is zero
+    _, columns = linear_sum_assignment(costs.numpy())
     return torch.from_numpy(columns)
 
 
@@ -187,4 +188,4 @@ def _rows(leaf: Tensor, place: _Place) -> Tensor:
 
 
 def _squared(leaves: Leaves, keys: Mapping[str, object]) -> float:
-    return sum(float(leaves[key].square().sum()) for key in keys)
+    return sum(float(torch.linalg.vector_norm(leaves[key])) ** 2 for key in keys)

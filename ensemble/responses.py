@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ensemble.errors import SymmetryError
+from ensemble.errors import EmptyError, SymmetryError
 from ensemble.recalibration import Batch
 from ensemble.state import State
 from ensemble.symmetries import Layout, Symmetry
 from ensemble.tracing import Made
 
-POSITIONS = 16_384  # samples times places in them that are looked at, at most, per batch
+POSITIONS = 16_384  # samples times places in them that are looked at, at most, in all batches
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
@@ -54,7 +54,7 @@ def activations(
     Args:
         module: lends its architecture, and is left as it was.
         states: the members, on the device of the batches.
-        batches: as for :func:`~ensemble.recalibration.recalibrate`; the first one counts.
+        batches: as for :func:`~ensemble.recalibration.recalibrate`; a few thousand rows will do.
         symmetry: the module's.
 
     Returns:
@@ -62,28 +62,33 @@ def activations(
         and, unless it is constant, squares that sum to 1.
 
     Raises:
+        EmptyError: without batches.
         SymmetryError: where the computation is not the one that was traced.
     """
-    batch = next(iter(batches))
-    x = batch if isinstance(batch, Tensor) else batch[0]
+    inputs = [batch if isinstance(batch, Tensor) else batch[0] for batch in batches]
+    if not inputs:
+        raise EmptyError("activations need at least one batch, however none was given")
+    most = max(1, POSITIONS // len(inputs))
     found = []
     training = module.training
     try:
         module.eval()
         for state in states:
-            with _Recorder(symmetry.sites) as recorder:
-                torch.func.functional_call(module, dict(state), (x,), tie_weights=False)
-            missing = symmetry.sites.keys() - recorder.found.keys()
-            if missing:
-                raise SymmetryError(
-                    "activations are found by the order of operations, however the module computes "
-                    f"otherwise than it was traced, such as at {min(missing)}; align by weights"
-                )
+            read: dict[Made, list[Tensor]] = {made: [] for made in symmetry.sites}
+            for x in inputs:
+                with _Recorder(symmetry.sites) as recorder:
+                    torch.func.functional_call(module, dict(state), (x,), tie_weights=False)
+                missing = symmetry.sites.keys() - recorder.found.keys()
+                if missing:
+                    raise SymmetryError(
+                        "activations are found by the order of operations, however the module "
+                        "computes otherwise than it was traced, such as at "
+                        f"{min(missing)}; align by weights"
+                    )
+                for made, axes in symmetry.sites.items():
+                    read[made].append(_rows(recorder.found[made], axes, most))
             found.append(
-                {
-                    name(made): _standardised(recorder.found[made], symmetry.sites[made])
-                    for made in symmetry.sites
-                }
+                {name(made): _standardised(torch.cat(rows)) for made, rows in read.items()}
             )
     finally:
         module.train(training)
@@ -110,10 +115,17 @@ def _units(axes: tuple[Layout, ...]) -> tuple[int, Layout]:
     raise AssertionError("sites have units")
 
 
-def _standardised(x: Tensor, axes: tuple[Layout, ...]) -> Tensor:
+def _rows(x: Tensor, axes: tuple[Layout, ...], most: int) -> Tensor:
+    """Return samples and places (at most so many, the same of every member) by units."""
     dim, _ = _units(axes)
-    flat = x.float().movedim(dim, -1).reshape(-1, x.shape[dim])
-    flat = flat[:: max(1, len(flat) // POSITIONS)]
+    flat = x.movedim(dim, -1).reshape(-1, x.shape[dim]).float()
+    if len(flat) <= most:
+        return flat
+    generator = torch.Generator().manual_seed(len(flat))
+    return flat[torch.randperm(len(flat), generator=generator)[:most].to(flat.device)]
+
+
+def _standardised(flat: Tensor) -> Tensor:
     flat = flat - flat.mean(0)
     norms = flat.norm(dim=0)
     return flat / torch.where(norms > 1e-6 * (1 + norms.max()), norms, torch.inf)

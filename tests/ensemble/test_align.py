@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from ensemble import uniform
+from ensemble import responses, uniform
 from ensemble.alignment import STRATEGIES, align
-from ensemble.errors import OptionError, StateMismatchError, SymmetryError
+from ensemble.errors import EmptyError, OptionError, StateMismatchError, SymmetryError
 from ensemble.matching import Matcher
 from ensemble.responses import activations
 from ensemble.symmetries import symmetry
@@ -153,6 +153,25 @@ def test_activations_of_another_computation_are_refused():
     module.calls = 5
     with pytest.raises(SymmetryError, match=r"computes otherwise than it was traced.* by weights"):
         activations(module, [state_of(module)], [torch.rand(4, 3)], found)
+
+
+def test_all_batches_are_read_and_no_more_places_than_are_wanted(monkeypatch):
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    x = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    found, states = symmetry(net, x[:2]), [state_of(net)]
+    ((whole,), (parts,)) = (
+        activations(net, states, batches, found)[0].values() for batches in ([x], [x[:5], x[5:]])
+    )
+    torch.testing.assert_close(parts, whole)
+    hidden = net[1](net[0](x))
+    hidden = hidden - hidden.mean(0)
+    torch.testing.assert_close(whole, hidden / hidden.norm(dim=0))
+    monkeypatch.setattr(responses, "POSITIONS", 6)
+    few = activations(net, states * 2, [x[:5], x[5:]], found)
+    assert [leaf.shape for each in few for leaf in each.values()] == [(6, 4), (6, 4)]
+    assert all(torch.equal(few[0][key], few[1][key]) for key in few[0])  # the same rows
+    with pytest.raises(EmptyError, match="activations need at least one batch"):
+        activations(net, states, [], found)
 
 
 def test_options_out_of_range_are_refused(case):

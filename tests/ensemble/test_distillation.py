@@ -1,6 +1,7 @@
 """Distilling and healing plain modules: what is known to come out, and what is refused."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -214,6 +215,9 @@ def test_the_ladder_says_where_healing_diverged(digits):
     assert ladder.notes[-1].startswith("Nothing was healed: a student must learn")
     names = [rung.name for rung in ladder.rungs]
     assert names[:4] == ["best single", "naive", "aligned", "repaired"]
+    loss = ladder.rungs[3].figures["val_loss"]  # of the way that is better
+    assert ladder.notes[0].startswith("Units are matched by ")
+    assert min(map(float, re.findall(r"([\d.]+) by", ladder.notes[0]))) == float(f"{loss:.3g}")
     given = []
 
     def told(state):
