@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ensemble import commands as combining
+from ensemble import exporting
 from ensemble.errors import EnsembleError
 from zoo import commands as making
 from zoo import keeping, overview
@@ -54,7 +55,7 @@ def main() -> None:
     """
 
 
-for commands in (making, overview, combining, exchanging, keeping):
+for commands in (making, overview, combining, exporting, exchanging, keeping):
     for command in commands.COMMANDS:
         main.add_command(command)
 

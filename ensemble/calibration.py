@@ -155,7 +155,11 @@ def _along(share_N: Tensor, knots: Sequence[float], levels: Sequence[float]) -> 
     at, level = _numbers(knots), _numbers(levels)
     if len(at) == 1:
         return torch.where(share_N.isnan(), torch.nan, level[0])
-    right_N = torch.searchsorted(at, share_N.contiguous()).clamp(1, len(at) - 1)
+    if torch.compiler.is_exporting():  # ONNX has no search
+        right_N = (at < share_N[:, None]).sum(dim=1)
+    else:
+        right_N = torch.searchsorted(at, share_N.contiguous())
+    right_N = right_N.clamp(1, len(at) - 1)
     left_N = right_N - 1
     step_N = ((share_N - at[left_N]) / (at[right_N] - at[left_N])).clamp(0, 1)
     return level[left_N] + step_N * (level[right_N] - level[left_N])

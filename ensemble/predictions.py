@@ -78,7 +78,7 @@ def pooled(pool: Callable[..., Tensor], outputs_K: Tensor, task: str, **argument
     tensor([[2., 7.]])
     """
     rows = max(1, PORTION // max(1, outputs_K[:, :1].numel()))
-    if outputs_K.shape[1] > rows:
+    if not torch.compiler.is_exporting() and outputs_K.shape[1] > rows:
         check_finite(outputs_K)  # here, where rows still have their numbers
         parts = torch.split(outputs_K, rows, dim=1)
         return torch.cat([pooled(pool, part, task, **arguments) for part in parts])
@@ -226,6 +226,8 @@ def check_finite(outputs_K: Tensor, names: Sequence[str] = ()) -> None:
     ensemble.errors.NonFiniteError: predictions are finite, however, they are not: member bad in \
 1 of 2 rows, first in row 1
     """
+    if torch.compiler.is_exporting() or bool(outputs_K.isfinite().all()):
+        return  # a graph has no way to refuse
     bad = []
     for member, outputs_N in enumerate(outputs_K):
         finite_N = outputs_N.isfinite().view(len(outputs_N), -1).all(dim=-1)
@@ -249,6 +251,5 @@ def _checked(outputs_K: Tensor, *axes: int) -> Tensor:
         raise EmptyError(
             f"pooling needs members, rows and classes, however: {tuple(outputs_K.shape)}"
         )
-    if not bool(outputs_K.isfinite().all()):
-        check_finite(outputs_K)
+    check_finite(outputs_K)
     return outputs_K.to(torch.promote_types(outputs_K.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""The commands that bring models in and take them out: parse, one call, print."""
+"""The commands that bring models in, and from one registry to another: parse, one call, print."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,69 +104,6 @@ def _figure(item: str) -> tuple[str, float]:
     raise ConfigError(f"--metric takes NAME=NUMBER, such as val_loss=0.3, however it is {item!r}")
 
 
-@click.command(short_help="Write models as files for others.")
-@refs_argument
-@click.option(
-    "-o",
-    "--output",
-    metavar="FOLDER|FILE",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="A folder that gets one per run; or a .safetensors or .pt file, for one run.",
-)
-@click.option(
-    "--kind",
-    type=click.Choice(["best", "last", "top", "epoch", "ema", "swa", "lawa"]),
-    default="best",
-    show_default=True,
-    help="Which of their weights.",
-)
-@click.option(
-    "--template",
-    metavar="TEXT",
-    help="Names, such as {name}-{seed}-epoch{epoch:03d}-{val_loss:.4f}; by default {name}-{id}.",
-)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["safetensors", "pt"]),
-    default="safetensors",
-    show_default=True,
-    help="The form of the weights in a folder.",
-)
-@click.option("--force", is_flag=True, help="Replace files that are there.")
-@places
-def export(
-    refs: Sequence[str],
-    output: Path,
-    kind: Any,
-    template: str | None,
-    form: Any,
-    force: bool,
-    registry: str,
-    blobs: str,
-) -> None:
-    """Write the weights of runs as files, with a model card and config.json.
-
-    The files of weights are listed on standard output, one a line.
-    """
-    from zoo.exchange.leaving import export_runs
-    from zoo.registry import Registry
-
-    with Registry(registry, blobs, create=False) as opened:
-        paths = export_runs(
-            opened,
-            opened.runs(refs),
-            output,
-            kind=kind,
-            template=template,
-            form=form,
-            force=force,
-        )
-    for path in paths:
-        echo(str(path))
-
-
 @click.command(short_help="Copy runs into another registry.")
 @refs_argument
 @click.option("--to-registry", "url", metavar="URL", required=True, help="Its catalogue.")
@@ -215,4 +152,4 @@ def _copy(source: tuple[str, str], target: tuple[str, str], refs: Sequence[str],
         raise error
 
 
-COMMANDS = (import_, export, push, pull)
+COMMANDS = (import_, push, pull)
