@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ensemble.learned import functional_loss, learned_soup
     from ensemble.members import out_of_fold
     from ensemble.metalearner import stacked, stacking
+    from ensemble.portable import export_graph
     from ensemble.products import combine
     from ensemble.recalibration import recalibrate
     from ensemble.regression import gram_matrices, regmean
@@ -85,6 +86,7 @@ __all__ = [
     "distill_runs",
     "ema",
     "entropy",
+    "export_graph",
     "find",
     "fisher_information",
     "fisher_merge",
@@ -151,6 +153,7 @@ _HOMES = {
     "distill_runs": "students",
     "ema": "trajectory",
     "entropy": "uncertainty",
+    "export_graph": "portable",
     "find": "catalogue",
     "fisher_information": "fisher",
     "fisher_merge": "fisher",
