@@ -81,6 +81,7 @@ def test_the_card_has_front_matter_figures_and_a_way_to_load(registry, tmp_path,
     assert json.loads(front["base_model_relation"]) == "merge"
     assert json.loads(front["metrics"]) == ["accuracy", "loss"]
     assert soup.data_fingerprint in text
+    assert "No figure here is of test rows." in text
     assert f"{soup.metrics['val_loss']:.6g}" in text
     monkeypatch.chdir(path.parent)
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):

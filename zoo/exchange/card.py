@@ -16,6 +16,9 @@ from zoo.registry import Checkpoint, Run
 
 RELATIONS = {"weights": "merge", "distilled": "finetune", "single": "finetune"}
 ROW = "| {} | {} |"
+HONEST = """\
+Figures named `val_` are of validation rows. These chose the weights, so new rows may do worse;
+figures named `train_` are of rows that were learnt from. No figure here is of test rows."""
 WHOLE = """\
 Or the model, ready to predict, and new rows prepared as in training; run in this folder:
 
@@ -98,9 +101,13 @@ def readme(run: Run, checkpoint: Checkpoint, file: str, parents: Mapping[str, Ru
     }
     rows = [ROW.format(_cell(name), _cell(value)) for name, value in facts.items() if value]
     table = "\n".join(["| | |", "|---|---|", *rows])
-    return "\n".join(
-        ["---", *matter, "---", "", f"# {_cell(run.name)}", "", table, "", _loading(run, file), ""]
-    )
+    parts = [
+        f"# {_cell(run.name)}",
+        table,
+        *([HONEST] if figures and run.known_data else []),
+        _loading(run, file),
+    ]
+    return "\n".join(["---", *matter, "---", "", "\n\n".join(parts), ""])
 
 
 def _loading(run: Run, file: str) -> str:
