@@ -81,9 +81,7 @@ def onnx(path, x):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_graph_of_any_pool_says_to_the_last_bit_what_predict_says(
-    registry, members, rows, method
-):
+def test_a_graph_of_any_pool_says_what_predict_says(registry, members, rows, method):
     run = combine(registry, members, "predictions", method=method, name=f"by-{method}").run
     made = graph(registry, run)
     with torch.no_grad():
