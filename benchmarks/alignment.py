@@ -32,12 +32,14 @@ Way = Callable[[Trained], Sequence[State]]
 
 
 def ours(trained: Trained, strategy: Strategy, by: str) -> Sequence[State]:
-    """Align as a user does; ``by`` weights, activations, or both: weights, begun from the other."""
+    """Align as a user does; ``by`` weights, activations, or both, as the ladder does: by
+    activations to one reference, and from there by weights."""
     module, states, batches = trained.module, trained.states, trained.batches()
     found = symmetry(module, batches[0][:2])
     if by != "weights":
         read = activations(module, states, batches, found)
-        states = align(states, found, activations=read, strategy=strategy)
+        first = strategy if by == "activations" else "reference"
+        states = align(states, found, activations=read, strategy=first)
     return states if by == "activations" else align(states, found, strategy=strategy)
 
 
