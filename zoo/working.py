@@ -149,7 +149,8 @@ class Worker:
         """Let others work for a while."""
         names = {run.holder or "" for run in others}
         if names - self.told and self.job.share == 1:
-            self._say(f"waiting for {len(others)} runs that {', '.join(sorted(names))} works on")
+            runs = "1 run" if len(others) == 1 else f"{len(others)} runs"
+            self._say(f"waiting for {runs} that {', '.join(sorted(names))} works on")
             self.told |= names
         time.sleep(POLL_S)
         if self.stop.signal is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -268,7 +269,7 @@ def test_two_trainings_at_once_train_every_run_once(tmp_path, how):
         assert "was taken over by" in first
         assert "epoch" in second
     else:
-        assert "waiting for 3 runs that" in second
+        assert re.search(r"waiting for (1 run|[23] runs) that", second)
         assert "epoch" not in second
 
 

@@ -28,7 +28,7 @@ def opened(folder):
 def source(tmp_path_factory):
     """Three trained models, an average of them, and one of two averages."""
     with opened(tmp_path_factory.mktemp("source")) as registry:
-        runs = train_many(plan(parse(SETTINGS)), registry)
+        runs = train_many(plan(parse(SETTINGS)), registry, engine="stacked")
         soup = combine(registry, runs, "weights", method="uniform", name="soup").run
         combine(registry, [soup, runs[0]], "predictions", name="pool")
         yield registry
@@ -176,7 +176,7 @@ def _new(run):
 
 
 def test_the_same_model_trained_at_both_places_is_there_and_its_products_find_it(source, target):
-    theirs = train_many(plan(parse(SETTINGS)), target)
+    theirs = train_many(plan(parse(SETTINGS)), target, engine="stacked")
     assert {run.id for run in theirs}.isdisjoint(run.id for run in source.runs())
     told = copy_runs(source, target, ["soup"])
     assert [it.outcome for it in told] == ["there"] * 3 + ["copied"]
