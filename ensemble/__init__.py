@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ensemble.connectivity import Preflight, preflight
     from ensemble.distillation import Distilled, distill
     from ensemble.errors import EnsembleError
+    from ensemble.estimators import ZooClassifier, ZooRegressor
     from ensemble.files import average_files
     from ensemble.fisher import fisher_information, fisher_merge
     from ensemble.healing import heal
@@ -68,6 +69,8 @@ __all__ = [
     "Repaired",
     "Soup",
     "Symmetry",
+    "ZooClassifier",
+    "ZooRegressor",
     "activations",
     "align",
     "average_files",
@@ -135,6 +138,8 @@ _HOMES = {
     "Repaired": "repairing",
     "Soup": "soup",
     "Symmetry": "symmetries",
+    "ZooClassifier": "estimators",
+    "ZooRegressor": "estimators",
     "activations": "responses",
     "align": "alignment",
     "average_files": "files",

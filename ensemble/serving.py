@@ -24,6 +24,7 @@ from ensemble.naming import names, reordered
 from ensemble.pools import pool_of, weights_in
 from ensemble.predictions import check_finite, mean, pooled
 from ensemble.snapshots import members_of, weights_of
+from ensemble.state import State
 from ensemble.uncertainty import entropy, mutual_information, spread
 from zoo import models, terms
 from zoo.checks import completed
@@ -105,9 +106,30 @@ def predictor(registry: Registry, run: Run) -> Predictor:
     >>> list(predict(rows).columns)
     ['prediction', 'p_setosa', 'p_versicolor', 'p_virginica', 'uncertainty']
     """
-    members, pool = [run], pooling(partial(pooled, mean, task=run.task), {})
+    members = members_of(registry, run) if run.kind == "predictions" else [run]
+    return ready(run, members, partial(weights_of, registry))
+
+
+def ready(
+    run: Run,
+    members: Sequence[Run],
+    weights: Callable[[Run], State],
+    dtype: torch.dtype = torch.float32,
+) -> Predictor:
+    """Make a predictor of a run and the weights of its members, wherever these are held.
+
+    Args:
+        run: what predicts.
+        members: the runs whose outputs are pooled, in the pool's order; the run itself if alone.
+        weights: returns the state dict of a member.
+        dtype: to compute in; in float64 a row's prediction does not depend on those beside it.
+
+    Raises:
+        MembersError, UnsafeFileError: as by :func:`predictor`.
+    """
+    pool = pooling(partial(pooled, mean, task=run.task), {})
     if run.kind == "predictions":
-        members, pool = members_of(registry, run), pool_of(run)
+        pool = pool_of(run)
     for member in members:
         refuse_unknown_data(member)
         check_usable(member)
@@ -119,7 +141,7 @@ def predictor(registry: Registry, run: Run) -> Predictor:
     for member in members:
         alike = f"{model_of(member).model_dump_json()} {member.preprocessing}"
         groups.setdefault(alike, []).append(member)
-    parts = [(group, _forward(registry, group)) for group in groups.values()]
+    parts = [(group, _forward(weights, group, dtype)) for group in groups.values()]
 
     def outputs(rows: Any) -> tuple[Tensor, Gaps]:
         found: dict[str, Tensor] = {}
@@ -135,9 +157,9 @@ def predictor(registry: Registry, run: Run) -> Predictor:
         return torch.stack([found[member.id] for member in members]), most
 
     check_usable(run)
-    weights = weights_in(run) if run.kind == "predictions" else None
+    shares = weights_in(run) if run.kind == "predictions" else None
     everyone = range(len(members))
-    return Predictor(run, members, outputs, lambda told_K: pool(told_K, everyone), weights)
+    return Predictor(run, members, outputs, lambda told_K: pool(told_K, everyone), shares)
 
 
 def predict_file(
@@ -195,7 +217,9 @@ def portions(
         yield pixels[some], files and files[some]
 
 
-def _forward(registry: Registry, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:
+def _forward(
+    weights: Callable[[Run], State], runs: Sequence[Run], dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
     """Return the function from prepared rows (N, *shape) to predictions of runs that are alike."""
     first = runs[0]
     fitted, model = first.preprocessing, model_of(first)
@@ -205,10 +229,10 @@ def _forward(registry: Registry, runs: Sequence[Run]) -> Callable[[Tensor], Tens
     modules = []
     for run in runs:
         module = models.build(model.name, completed(model, fitted), shape, count, run.seed or 0)
-        models.restore(module, weights_of(registry, run))
-        modules.append(module)
+        models.restore(module, weights(run))
+        modules.append(module.to(dtype))
     outputs = Inference(modules)
-    return lambda x_N: terms.predictions(target, outputs(x_N))
+    return lambda x_N: terms.predictions(target, outputs(x_N.to(dtype)))
 
 
 def _uncertainty(
