@@ -7,12 +7,13 @@ in which every member has equally many neighbours.  A pool of one is every membe
 Shapes: S size, K member, N sample, C class, L label, T target.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ensemble.expectations import expectation, predicted
 from ensemble.metrics import Metric
 from ensemble.statistics import paired_bootstrap
 
@@ -63,12 +64,12 @@ def subset_rows(
         seed: of the order of the members on the circle.
     """
     count = len(outputs_K)
-    guess_K, back = _averaged(outputs_K.double(), task)
+    guess_K = expectation(outputs_K.double(), task)
     guess_K = guess_K[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
     sizes = pool_sizes(count)
     rows_SN = torch.zeros(len(sizes), len(targets), dtype=torch.float64)
     for guess in guess_K:
-        rows_SN[0] += metric.rows(back(guess), targets) / count
+        rows_SN[0] += metric.rows(predicted(guess, task), targets) / count
     starts = sorted({count * step // SUBSETS for step in range(SUBSETS)})
     for start in starts:
         total = torch.zeros_like(guess_K[0])
@@ -76,7 +77,7 @@ def subset_rows(
             total += guess_K[(start + held - 1) % count]
             whole = held == count  # of which there is one subset
             if held in sizes[1:] and not (whole and start):
-                rows = metric.rows(back(total / held), targets)
+                rows = metric.rows(predicted(total / held, task), targets)
                 rows_SN[sizes.index(held)] += rows / (1 if whole else len(starts))
     return rows_SN
 
@@ -97,12 +98,3 @@ def growth(rows_SN: Tensor, sizes: Sequence[int], metric: Metric) -> list[Growth
         value = float(metric.finish(rows_N.mean()))
         told.append(Growth(size, value, interval.delta, interval.low, interval.high))
     return told
-
-
-def _averaged(outputs_K: Tensor, task: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """What is averaged, and the way back to predictions."""
-    if task == "classification":
-        return outputs_K.softmax(dim=-1), torch.log
-    if task == "multilabel":
-        return outputs_K.sigmoid(), torch.logit
-    return outputs_K, lambda values: values

@@ -154,6 +154,17 @@ def test_many_members_make_few_sizes_and_rows_come_in_portions():
     assert torch.allclose(torch.cat(parts, dim=1), whole)
 
 
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+def test_pools_of_the_most_certain_members_have_a_loss_that_is_a_number(task):
+    """Probabilities that round to 0 or 1 count as elsewhere, and not as an infinite loss."""
+    sure = 2000.0 * torch.tensor([[[1.0, -1.0], [-1.0, 1.0]], [[1.0, -1.0], [1.0, -1.0]]])
+    targets = torch.tensor([1, 1]) if task == "classification" else torch.tensor([[0, 1], [1, 1]])
+    metric = METRICS[task]["nll"]
+    grown = growth(subset_rows(sure, targets, metric, task), [1, 2], metric)
+    assert all(math.isfinite(value) for size in grown for value in vars(size).values())
+    assert grown[1].value < grown[0].value
+
+
 def test_bins_hold_equally_many_rows_and_agree_with_scikit_learn():
     from sklearn.calibration import calibration_curve as oracle
 
