@@ -91,16 +91,15 @@ def similarity_plot(comparison: Comparison) -> Plot:
     shares = comparison.task != "regression"
     names = [_member(run.label, comparison) for run in runs]
     few = len(runs) <= 12
-    left = 84.0 if few else 24.0
+    left = 96.0 if few else 24.0
     size = min((WIDTH - left - 14) / len(runs), (HEIGHT - TOP - BOTTOM) / len(runs))
     left += (WIDTH - left - 14 - size * len(runs)) / 2
     shapes = []
     for i, row in enumerate(cells_KK):
         y = TOP + i * size
         if few:
-            shapes.append(
-                words(left - 6, y + size / 2 + 4, shortened(names[i], 12), "label", "end")
-            )
+            numbered = f"{shortened(names[i], 10)} · {i + 1}"  # as the column is called
+            shapes.append(words(left - 6, y + size / 2 + 4, numbered, "label", "end"))
         for j, value in enumerate(row):
             if i == j:
                 continue

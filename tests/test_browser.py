@@ -153,3 +153,17 @@ def test_paper_shows_the_numbers_on_white(page):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator("#growth td").first.is_visible()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not page.locator("#growth td").first.is_visible()
+
+
+def test_paper_keeps_the_table_of_candidates_and_no_cell_is_broken(page):
+    page.set_viewport_size({"width": 702, "height": 1000})  # A4 without its margins
+    page.emulate_media(media="print")
+    row = page.locator("table.candidates tbody tr").first
+    assert row.evaluate("one => getComputedStyle(one).display") == "table-row"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    broken = """[...document.querySelectorAll(".numbers td")].filter(
+        one => /^[-+.\\d]+$/.test(one.innerText) && one.clientHeight > 30).length"""
+    assert page.evaluate(broken) == 0

@@ -20,6 +20,9 @@ for (const table of document.querySelectorAll("table.candidates")) {
     });
   });
 }
-const numbers = () => document.querySelectorAll("details");
-addEventListener("beforeprint", () => numbers().forEach((one) => one.open = true));
-addEventListener("afterprint", () => numbers().forEach((one) => one.open = false));
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  closed.forEach((one) => one.open = true);
+});
+addEventListener("afterprint", () => closed.forEach((one) => one.open = false));
