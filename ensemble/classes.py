@@ -1,22 +1,21 @@
 """A class of students: trained together, and the one found that has learnt best."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ensemble.distillation import learn
 from ensemble.errors import DivergedError
 from zoo.checks import build
 from zoo.data import Data
-from zoo.engines import portions
+from zoo.inference import Inference
 from zoo.models import restore
 from zoo.objective import objective
 from zoo.reports import Epoch, Finished, Member, Pass
 from zoo.setup import default_device
-from zoo.stack import stack
-from zoo.stacked import Stacked
-from zoo.teaching import Teacher, with_teacher
+from zoo.teaching import Teacher
 from zoo.training import Event, Teaching
 
 Watch = Callable[[Event], None]
@@ -24,11 +23,19 @@ Watch = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Student:
-    """One that was trained: how, and what came of it."""
+    """One that was trained: how, and what came of it.
+
+    Attributes:
+        member: what was to be trained.
+        end: what came of it; losses are of what it learnt from, its teachers' word included.
+        history: its epochs.
+        val_loss: of its best weights, by the targets of the validation rows alone.
+    """
 
     member: Member
     end: Finished
     history: list[Epoch]
+    val_loss: float | None
 
 
 def trained(
@@ -49,12 +56,17 @@ def trained(
 
     ended = learn(members, data, teacher, follow)
     return [
-        Student(member, end, histories[member.key])
+        Student(
+            member,
+            end,
+            histories[member.key],
+            None if end.state is None else _loss(member, end.state, data),
+        )
         for member, end in zip(members, ended, strict=True)
     ]
 
 
-def best_of(students: Sequence[Student], data: Data, teacher: Teacher | None) -> Student:
+def best_of(students: Sequence[Student]) -> Student:
     """Return who has, on the validation rows, the lowest loss of what it learnt from.
 
     With teachers that is their predictions too, and not the targets alone: these are noisy, and a
@@ -63,29 +75,22 @@ def best_of(students: Sequence[Student], data: Data, teacher: Teacher | None) ->
     Raises:
         DivergedError: where all have diverged.
     """
-    done = [student for student in students if student.end.status == "finished"]
+    done = [
+        (student.end.best.val_loss, place)
+        for place, student in enumerate(students)
+        if student.end.status == "finished" and student.end.best
+    ]
     if not done:
         raise DivergedError(
             f"a student must learn, however all {len(students)} diverged; try a smaller optim.lr"
         )
-    losses = [student.end.best.val_loss for student in done if student.end.best]
-    if teacher is not None:
-        losses = _losses(done, data, teacher)
-    return min(zip(losses, done, strict=True), key=lambda pair: pair[0])[1]
+    return students[min(done)[1]]
 
 
 @torch.no_grad()
-def _losses(students: Sequence[Student], data: Data, teacher: Teacher) -> list[float]:
-    """Measure what students minimised, without noise, on the validation rows."""
-    device = default_device()
-    modules = []
-    for student in students:
-        assert student.end.state is not None  # it has finished
-        module = build(student.member.config.model, data, student.member.seed)
-        restore(module, student.end.state)
-        modules.append(module.to(device))
-    told = with_teacher(objective(data.task), data.task, teacher)
-    x_N, y_N = data.val.x.to(device), data.val.y.to(device)
-    outputs_KNC = Stacked(modules[0], told, prepare=data.prepare).outputs(stack(modules), x_N)
-    taught_N = torch.cat([teacher.ask(data.prepare(x)) for x in portions(x_N)])
-    return [float(told.loss(outputs_NC, y_N, taught_N=taught_N)) for outputs_NC in outputs_KNC]
+def _loss(member: Member, state: Mapping[str, Tensor], data: Data) -> float:
+    """Measure the loss of the targets of the validation rows."""
+    device, module = default_device(), build(member.config.model, data, member.seed)
+    restore(module, state)
+    outputs_1NC = Inference([module.to(device)], data.prepare)(data.val.x.to(device))
+    return float(objective(data.task).loss(outputs_1NC[0], data.val.y.to(device)))

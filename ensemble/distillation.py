@@ -90,7 +90,7 @@ def distill(
     >>> y = line(x).detach().squeeze(1)
     >>> state = distill(nn.Linear(3, 1), line, (x, y), (x, y), task="regression",
     ...                 settings={"optim": {"lr": 0.05}})
-    >>> torch.allclose(state["weight"], line.weight, atol=1e-3)
+    >>> torch.allclose(state["weight"], line.weight, atol=0.05)
     True
     """
     modules = [students] if isinstance(students, nn.Module) else list(students)

@@ -67,7 +67,7 @@ def _student(student: Student, key: str) -> dict[str, Any]:
         "student": student.member.key,
         "status": student.end.status,
         key: best and best.val_metric,
-        "val_loss": best and best.val_loss,
+        "val_loss": student.val_loss,
         "best_epoch": best and best.epoch,
         "epochs": student.end.epochs,
     }

@@ -114,16 +114,17 @@ def distill_runs(
     data = table.own(teachers[0])
     check(config, data)
     ask = together(table, teachers, pool, default_device())
-    teacher = Teacher(ask, chosen["temperature"], chosen["labels"], chosen["noise"])
+    share, noise = chosen["labels"], chosen["noise"]
+    teacher = Teacher(ask, chosen["temperature"], share, noise, judges=True)
     teaching.check(teacher, data.task)
     stem = f"{teachers[0].name}.distill-{title(config.model.name)}"
     request = named(registry, _request(teachers, config, stem, method, chosen), name)
     members = _members(table, teachers, config, chosen, watch)
     students = trained(f"{request.name}: students", members, data, teacher, watch)
-    best = best_of(students, data, teacher)
+    best = best_of(students)
     alike = [_without_teacher(student) for student in students]
     labelled = trained(f"{request.name}: labels alone", alike, data, None, watch)
-    control = best_of(labelled, data, None)
+    control = best_of(labelled)
     run = _publish(registry, request, best, students, sum(run.epochs or 0 for run in teachers))
     request = _request(teachers, control.member.config, f"{run.name}-{LABELS}", LABELS, chosen)
     baseline = _publish(registry, named(registry, request, None), control, labelled, 0)
@@ -270,7 +271,8 @@ def _publish(
     epoch, state = best.end.best, best.end.state
     assert epoch is not None
     assert state is not None
-    metrics = metrics_of(epoch, request.task)
+    assert best.val_loss is not None
+    metrics = metrics_of(epoch, request.task) | {"val_loss": best.val_loss}
     history: list[Mapping[str, Any]] = [history_row(run.id, each) for each in best.history]
     end = Outcome(
         run_id=run.id,

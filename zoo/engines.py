@@ -61,10 +61,11 @@ class Engine(Protocol):
         """
         ...
 
-    def evaluate(self, stack: Stack, x_N: Tensor, y_N: Tensor) -> Tensor:
+    def evaluate(self, stack: Stack, x_N: Tensor, *told: Tensor) -> Tensor:
         """Return every member's figures (F, K) over the rows, in evaluation mode.
 
         They are those of :meth:`zoo.objective.Objective.figures`: loss, score and perhaps one more.
+        ``told`` are the targets of the rows and perhaps, rows first too, what a teacher says.
         """
         ...
 

@@ -218,7 +218,7 @@ class Fit:
             return []
         val = self.setup.val
         val_FK = self._reported(
-            [lane.engine.evaluate(lane.stack, val.x, val.y) for lane in self.lanes]
+            [lane.measure(val, self.setup.train.x)["weights"] for lane in self.lanes]
         )
         return [
             begin(self.state, k, slot, tuple(val_FK[:, k].tolist()))

@@ -89,14 +89,17 @@ class Lane:
         return totals_3K, rates
 
     @torch.no_grad()
-    def measure(self, val: Part, train_x: Tensor, names: Sequence[Source]) -> dict[Source, Tensor]:
+    def measure(
+        self, val: Part, train_x: Tensor, names: Sequence[Source] = ("weights",)
+    ) -> dict[Source, Tensor]:
         """Return validation figures (F, k) of the members and averages of these names."""
+        judged = () if self.lesson is None else self.lesson.judged
         measured: dict[Source, Tensor] = {}
         for name in names:
             members = self.stacks[name]
             if name != "weights":
                 self.engine.normalise(members, train_x)
-            measured[name] = self.engine.evaluate(members, val.x, val.y)
+            measured[name] = self.engine.evaluate(members, val.x, val.y, *judged)
         return measured
 
     def _batch(

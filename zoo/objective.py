@@ -41,9 +41,15 @@ class Objective:
     report: Callable[[Tensor], Tensor]
     extra: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def figures(self, outputs_NC: Tensor, y_N: Tensor) -> tuple[Tensor, ...]:
-        """Return loss, score and, where there is one, the extra metric of rows: scalars."""
-        figures = self.loss(outputs_NC, y_N), self.score(outputs_NC, y_N)
+    def figures(
+        self, outputs_NC: Tensor, y_N: Tensor, taught_N: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return loss, score and, where there is one, the extra metric of rows: scalars.
+
+        The loss counts what a teacher says of the rows, where that is given.
+        """
+        told = {} if taught_N is None else {"taught_N": taught_N}
+        figures = self.loss(outputs_NC, y_N, **told), self.score(outputs_NC, y_N)
         return figures if self.extra is None else (*figures, self.extra(outputs_NC, y_N))
 
 

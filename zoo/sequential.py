@@ -72,12 +72,12 @@ class Sequential:
             scores.append(self.objective.score(outputs_NC.detach(), y_KN[k]))
         return torch.stack(losses), torch.stack(scores), gradient_KP
 
-    def evaluate(self, stack: Stack, x_N: Tensor, y_N: Tensor) -> Tensor:
+    def evaluate(self, stack: Stack, x_N: Tensor, *told: Tensor) -> Tensor:
         """Return every member's figures (see :class:`~zoo.engines.Engine`)."""
         measured = []
-        for x, y in zip(portions(x_N), portions(y_N), strict=True):
+        for x, *rest in zip(*map(portions, (x_N, *told)), strict=True):
             outputs_KNC = self.outputs(stack, x)
-            members = [self.objective.figures(outputs_NC, y) for outputs_NC in outputs_KNC]
+            members = [self.objective.figures(outputs_NC, *rest) for outputs_NC in outputs_KNC]
             measured.append((len(x), torch.stack([torch.stack(own) for own in members], dim=1)))
         return weighted_mean(measured)
 

@@ -63,7 +63,8 @@ class Setup:
             teaching.check(teacher, data.task)
             self.objective = with_teacher(self.objective, data.task, teacher)
             changed = bool(self.config.train.mixup or self.config.augment.asked)
-            self.lesson = lesson(teacher, self.train.x, data.prepare, changed=changed)
+            rows = (self.train.x, self.val.x)
+            self.lesson = lesson(teacher, *rows, data.prepare, changed=changed)
         self.batch_size = batch_size(self.config, data)
         self.example = self.build(member)
         self.engines: dict[EngineName, Engine] = {}

@@ -77,11 +77,12 @@ class Stacked:
             loss_K, score_K, gradient_KP = program(*own, *batch, seed_K)
         return loss_K, score_K, gradient_KP
 
-    def evaluate(self, stack: Stack, x_N: Tensor, y_N: Tensor) -> Tensor:
+    def evaluate(self, stack: Stack, x_N: Tensor, *told: Tensor) -> Tensor:
         """Return every member's figures (see :class:`~zoo.engines.Engine`)."""
         measured = []
-        for x, y in zip(portions(x_N), portions(y_N), strict=True):
-            figures = self._forward("evaluate", self.objective.figures, stack, self.prepare(x), y)
+        for x, *rest in zip(*map(portions, (x_N, *told)), strict=True):
+            x = self.prepare(x)
+            figures = self._forward("evaluate", self.objective.figures, stack, x, *rest)
             measured.append((len(x), torch.stack(figures)))
         return weighted_mean(measured)
 
@@ -127,7 +128,7 @@ class Stacked:
                 lambda *v: every(v[:count], v[count:width], *v[width:]), [*values, *rows], seed_K
             )
 
-        program = self._program((what, len(stack), rows[0].shape), recorded)
+        program = self._program((what, len(stack), len(rows), rows[0].shape), recorded)
         return program(*values, *rows, seed_K)
 
     def _program(self, key: Any, recorded: Callable[[], Program]) -> Program:

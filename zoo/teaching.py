@@ -46,20 +46,30 @@ class Teacher:
         temperature: what log-probabilities and log-odds, the student's too, are divided by.
         labels: the share of the true targets in the loss, from 0 to 1.
         noise: the standard deviation of what is added to every number of an input.
+        judges: whether it also counts in the loss of the validation rows, by which training stops,
+            and as much; if not, the targets alone do.
     """
 
     ask: Callable[[Tensor], Tensor]
     temperature: float = 1.0
     labels: float = 0.0
     noise: float = 0.0
+    judges: bool = False
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A teacher and what it said of the training rows; None where it is asked step by step."""
+    """A teacher and what it said.
+
+    Attributes:
+        teacher: who is asked.
+        answers_N: of the training rows; None where it is asked step by step.
+        judged: of the validation rows; empty where it does not judge.
+    """
 
     teacher: Teacher
     answers_N: Tensor | None
+    judged: tuple[Tensor, ...] = ()
 
     def disturbed(self, x_KN: Tensor, seed_K: Tensor) -> Tensor:
         """Add the noise of a step, whose seeds (K,) are the members' own, to inputs."""
@@ -76,11 +86,19 @@ class Lesson:
         return self.answers_N.index_select(0, index_KN.reshape(-1)).view(shape)
 
 
-def lesson(teacher: Teacher, x_N: Tensor, prepare: Prepare, *, changed: bool) -> Lesson:
-    """Ask the teacher about the training rows, unless students see them ``changed``."""
-    if changed or teacher.noise:
-        return Lesson(teacher, None)
-    return Lesson(teacher, torch.cat([teacher.ask(prepare(x)) for x in portions(x_N)]))
+def lesson(
+    teacher: Teacher, train_N: Tensor, val_N: Tensor, prepare: Prepare, *, changed: bool
+) -> Lesson:
+    """Ask the teacher about the training rows, unless students see them ``changed``.
+
+    About the validation rows it is asked where it judges.
+    """
+
+    def told(x_N: Tensor) -> Tensor:
+        return torch.cat([teacher.ask(prepare(x)) for x in portions(x_N)])
+
+    answers_N = None if changed or teacher.noise else told(train_N)
+    return Lesson(teacher, answers_N, (told(val_N),) if teacher.judges else ())
 
 
 def check(teacher: Teacher, task: Task) -> None:

@@ -180,7 +180,7 @@ def test_a_whole_training_agrees_with_a_plain_loop_for_each_student(mixup, engin
         assert history[member.key][-1].train_loss == pytest.approx(loss, rel=1e-3)
 
 
-def test_validation_is_by_the_true_targets():
+def test_validation_is_by_the_true_targets_unless_the_teacher_judges():
     source = data("iris")
     liar = Teacher(lambda x_N: torch.tensor([0.0, -9.0, -9.0]).expand(len(x_N), 3))
     history, ends = train(members(settings(train={"epochs": 4})), source, teacher=liar)
@@ -192,6 +192,30 @@ def test_validation_is_by_the_true_targets():
     best = min(history["m0"], key=lambda epoch: epoch.val_loss)
     assert best.val_loss == pytest.approx(loss, rel=1e-4)
     assert history["m0"][-1].train_loss < 0.5 < history["m0"][-1].val_loss
+
+
+@pytest.mark.parametrize("engine", ["sequential", "stacked"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_teacher_that_judges_counts_in_validation_as_in_training(task, engine):
+    """Of rows that are learnt from in one batch without noise both losses are the same."""
+    draw = torch.Generator().manual_seed(0)
+    x, line = torch.randn(40, 3, generator=draw), nn.Linear(3, 2)
+    y = torch.randint(2, (40,), generator=draw)
+    if task != "classification":
+        y = (torch.randn(40, 2, generator=draw) > 0).float()
+    part = Part(x, y)
+    temperature = 1.0 if task == "regression" else 2.0
+    teacher = Teacher(lambda x_N: line(x_N).detach(), temperature, labels=0.25, judges=True)
+    rows = of_tensors(part, part, task, 2)
+    sgd = {"name": "sgd", "lr": 0.1}
+    asked = settings(ref=rows.ref, train={"epochs": 3, "batch_size": 40}, optim=sgd)
+    member = Member("0", asked, 0, module=nn.Linear(3, 2))
+    epochs = [e for p in Fit([member], rows, engine=engine, teacher=teacher) for e in p.epochs]
+    # What training tells is of before the step, and so of the end of the epoch before.
+    told = [(a.val_loss, b.train_loss) for a, b in zip(epochs, epochs[1:], strict=False)]
+    assert len(told) == 2
+    for val_loss, train_loss in told:
+        assert val_loss == pytest.approx(train_loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("labels", [0.0, 0.5])
