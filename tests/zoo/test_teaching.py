@@ -1,6 +1,7 @@
 """Soft targets: the loss by known answers, and whole trainings by a plain loop of PyTorch."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -212,7 +213,7 @@ def test_a_teacher_that_judges_counts_in_validation_as_in_training(task, engine)
     member = Member("0", asked, 0, module=nn.Linear(3, 2))
     epochs = [e for p in Fit([member], rows, engine=engine, teacher=teacher) for e in p.epochs]
     # What training tells is of before the step, and so of the end of the epoch before.
-    told = [(a.val_loss, b.train_loss) for a, b in zip(epochs, epochs[1:], strict=False)]
+    told = [(a.val_loss, b.train_loss) for a, b in itertools.pairwise(epochs)]
     assert len(told) == 2
     for val_loss, train_loss in told:
         assert val_loss == pytest.approx(train_loss, rel=1e-5)
