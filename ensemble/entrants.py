@@ -13,6 +13,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from ensemble.entries import LABELS
 from ensemble.errors import EmptyError
 from ensemble.heldout import Pool, pooling
 from ensemble.members import Bench, MembersError, PartName, alike
@@ -22,7 +23,7 @@ from ensemble.snapshots import members_of
 from zoo.registry import Registry, Run
 
 CELLS = 1 << 23  # numbers that models predict at once
-TRAINED = ("single", "distilled", "baseline")  # kinds of runs that took epochs of their own
+MADE = ("weights", "predictions", "distilled")  # kinds of runs whose epochs include their parents'
 MORE = "; leave it out, or train it anew with a smaller optim.lr"
 
 
@@ -171,10 +172,22 @@ def _epochs(run: Run, known: Mapping[str, Run]) -> int:
         parents = [
             known[parent]
             for one in fresh
-            if one.kind != "baseline"  # whose parents are what it is measured against
+            if not _rival(one)
             for parent in one.parents
             if parent in known and parent not in everyone
         ]
         fresh = list({parent.id: parent for parent in parents}.values())
         everyone |= {parent.id: parent for parent in fresh}
-    return sum(one.epochs or 0 for one in everyone.values() if one.kind in TRAINED)
+    return sum(_own_epochs(one, known) for one in everyone.values())
+
+
+def _own_epochs(run: Run, known: Mapping[str, Run]) -> int:
+    """Count the epochs of a run without those of what it was made of."""
+    made = run.kind in MADE and not _rival(run)
+    theirs = [known[parent].epochs or 0 for parent in run.parents if made and parent in known]
+    return (run.epochs or 0) - sum(theirs)
+
+
+def _rival(run: Run) -> bool:
+    """Tell whether a run's parents are what it is measured against, not what it was made of."""
+    return run.kind == "baseline" or run.config.get("method") == LABELS

@@ -8,6 +8,7 @@ from zoo.errors import UnsafeFileError
 from zoo.registry import Run
 from zoo.section import Section
 
+LABELS = "labels"  # the method of what was distilled without teachers
 S = TypeVar("S", bound=Section)
 Place = Annotated[tuple[str, int], Field(strict=False)]  # JSON has lists
 

@@ -15,6 +15,7 @@ from typing import Any
 from ensemble.averaging import best_average
 from ensemble.catalogue import Option
 from ensemble.classes import Student, Watch, best_of, trained
+from ensemble.entries import LABELS
 from ensemble.errors import EnsembleError, OptionError, nearest
 from ensemble.heldout import pooling
 from ensemble.likeness import same_model
@@ -45,7 +46,6 @@ OPTIONS = (
     Option("start", str, STARTS[0]),
 )
 SECTIONS = ("model", "optim", "schedule", "train", "stop", "keep", "augment")  # may be set
-LABELS = "labels"  # the method of what was trained without teachers
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,10 @@ def test_compare_predict_and_export_take_it_like_any_model(place, tmp_path):
     kinds = {row["name"]: (row["kind"], row["method"]) for row in rows}
     assert kinds["small"] == ("distilled", "mean")
     assert kinds["small-labels"] == ("distilled", "labels")
+    for name in ("small", "small-labels"):  # teachers count once, and labels alone need none
+        (row,) = (row for row in rows if row["name"] == name)
+        run = answer(place("show", name, "--format", "json"))["run"]
+        assert row["trained_epochs"] == run["epochs"]
     small = next(row for row in rows if row["name"] == "small")
     assert small["params"] == 4 * 6 + 6 + 6 * 3 + 3
     assert "small" in place("compare").stdout  # it is made of the latest models
