@@ -74,7 +74,7 @@ def compare(
     if len(alone) > 1:
         rows += _baselines(scores, resamples, base, targets, metrics)
     for entrant in made:
-        val = metrics[0](*entrant.validation())
+        val = entrant.validated(metrics[0])
         told = entrant.predictions("test")
         intervals = [one.interval(told, base, targets) for one in metrics]
         rows.append(_row(entrant, val, told, targets, intervals, metrics))

@@ -13,10 +13,11 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from ensemble.entries import LABELS
+from ensemble.entries import LABELS, crossfit
 from ensemble.errors import EmptyError
 from ensemble.heldout import Pool, pooling
 from ensemble.members import Bench, MembersError, PartName, alike
+from ensemble.metrics import AnyMetric
 from ensemble.pools import pool_of
 from ensemble.predictions import mean
 from ensemble.snapshots import members_of
@@ -76,11 +77,18 @@ class Entrant:
                 told |= {run.id: outputs for run, outputs in zip(group, outputs_K, strict=True)}
             yield torch.stack([told[run.id] for run in self.runs])
 
-    def validation(self) -> tuple[Tensor, Tensor]:
-        """What it predicts for the rows that validate it, and their targets."""
+    def validated(self, metric: AnyMetric) -> float:
+        """What it is worth on the rows that validate it.
+
+        Of a pool that was fitted on them it is the cross-fitted figure that it was published with:
+        measured on the rows that it was fitted on, it would look too good beside the others.
+        """
+        if self.run.kind == "predictions" and crossfit(metric.name) in self.run.metrics:
+            return self.run.metrics[crossfit(metric.name)]
         if len({run.split_hash for run in self.runs}) > 1:
-            return self.table.validation(self.runs, self.pool)
-        return self.predictions("val"), self.table.targets("val", self.table.own(self.runs[0]))
+            return metric(*self.table.validation(self.runs, self.pool))
+        targets = self.table.targets("val", self.table.own(self.runs[0]))
+        return metric(self.predictions("val"), targets)
 
 
 def entrants(

@@ -35,6 +35,15 @@ class PoolEntry(BaseModel):
     calibration: dict[str, Any] | None = None
 
 
+def crossfit(metric: str) -> str:
+    """Name the figure, of validation rows that were held back, of a pool that was fitted.
+
+    >>> crossfit("nll")
+    'crossfit_nll'
+    """
+    return f"crossfit_{metric}"
+
+
 def settings_of(run: Run, name: str, kind: type[S]) -> S:
     """Return a section of a run's settings.
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from ensemble import catalogue, metrics
 from ensemble.calibration import calibrate, calibrated
 from ensemble.catalogue import Method
-from ensemble.entries import pool_entry
+from ensemble.entries import crossfit, pool_entry
 from ensemble.errors import EmptyError, EnsembleError, OptionError
 from ensemble.heldout import Pool, pooling
 from ensemble.learners import evidence
@@ -31,6 +31,7 @@ from zoo.choice import threads
 from zoo.data.folds import kfold
 from zoo.errors import UnsafeFileError
 from zoo.registry import Run
+from zoo.registry.records import finite
 
 FOLDS = 5
 TIMINGS = 30
@@ -43,7 +44,7 @@ class Pooled:
     """What came of pooling.
 
     Attributes:
-        figures: on the validation rows; cross-fitted where anything is fitted.
+        figures: on the validation rows; where anything is fitted cross-fitted, and of every metric.
         used: the members that are run for a prediction, in the order of ``found``.
         found: what was fitted: the arguments of the function that pools; None of a plain pool.
         calibration: as :func:`ensemble.calibration.calibrate` gives it.
@@ -115,9 +116,9 @@ def pool(
             after[here_N] = mended[here_N]
     used, own = _of_members(found, members, trial.learner_K)
     if fitted is None:
-        return Pooled(table.figures(before, targets), used, own)
+        return Pooled(_every_figure(table, before, targets), used, own)
     return Pooled(
-        figures=table.figures(after, targets),
+        figures=_every_figure(table, after, targets),
         used=used,
         found=own,
         calibration=fitted,
@@ -292,6 +293,13 @@ def _of_members(
     weights = [found["weights"][g] / sizes[g] for g in learner_K]
     used = [k for k, weight in enumerate(weights) if weight > 0]
     return [members[k] for k in used], {"weights": [weights[k] for k in used]}
+
+
+def _every_figure(table: Bench, predictions: Tensor, targets: Tensor) -> dict[str, float]:
+    """Measure by every metric: what was fitted cannot be measured so again when it is compared."""
+    known = metrics.METRICS[table.data.task]
+    figures = {crossfit(name): metric(predictions, targets) for name, metric in known.items()}
+    return table.figures(predictions, targets) | finite(figures)
 
 
 def _shown(predictions: Tensor, targets: Tensor, task: str) -> dict[str, float]:

@@ -175,6 +175,11 @@ def test_figures_are_cross_fitted(registry):
     assert product.pooled.after["nll"] == pytest.approx(nll(after, labels_N))
     assert product.run.metrics["val_loss"] == pytest.approx(nll(after, labels_N))
     assert product.val == pytest.approx(METRICS["classification"]["accuracy"](after, labels_N))
+    # Compared, it is not measured on the very rows that it was fitted on.
+    row = compare(registry, [product.run], metric="nll").rows[-1]
+    assert row.val == pytest.approx(nll(after, labels_N))
+    whole = pool_of(product.run)(table.outputs(product.used, "val"), range(len(product.used)))
+    assert row.val != pytest.approx(nll(whole, labels_N), rel=1e-4)
 
 
 def test_a_selection_goes_by_the_metric_asked_for(registry):
