@@ -24,7 +24,7 @@ from ensemble.plots import (
 from ensemble.scoreboard import named
 from ensemble.standings import Comparison, Row
 
-NAMES = 136.0  # where the field begins when names stand before it
+NAMES = 144.0  # where the field begins when names stand before it
 NAME = 19  # characters of a name there
 ROW = 24.0  # at least, between two rows
 FAR = 4.0  # times the usual difference, beyond which a candidate is drawn at the edge
@@ -42,7 +42,7 @@ def near(rows: Sequence[Row]) -> list[Row]:
 
     Half of all differ from it by less than the usual difference, so that some always stay.
     """
-    told = [row for row in rows if row.test == row.test]
+    told = [row for row in rows if math.isfinite(row.test)]
     usual = median([_reach(row) for row in told[1:]] or [0.0])
     return [row for row in told if abs(row.delta) <= FAR * usual] or told[:1]
 
@@ -201,7 +201,7 @@ def reliability_plot(comparison: Comparison) -> Plot:
 def cost_plot(comparison: Comparison) -> Plot:
     """Draw what candidates are worth against the time that a prediction takes."""
     priced = [row for row in comparison.rows if row.inference_ms_256 is not None]
-    shown = near([row for row in priced if row.test == row.test])
+    shown = near(priced)
     times = [row.inference_ms_256 or 0.0 for row in priced]
     x = horizontal([*times, min(times) / 1.2, max(times) * 1.2], logarithmic=True)
     tests = [row.test for row in shown]

@@ -4,12 +4,16 @@ UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def figure(value: float | None, sign: str = "") -> str:
-    """Write a figure with four digits after the point, or four in all where it is large."""
+    """Write a figure with four digits after the point, or four in all where it is large.
+
+    >>> figure(0.5), figure(52.6), figure(3301.0)
+    ('0.5000', '52.60', '3301')
+    """
     if value is None:
         return ""
     if value != value:
         return "undefined"
-    return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}.4g}"
+    return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}#.4g}".rstrip(".")
 
 
 def interval(delta: float | None, low: float | None, high: float | None) -> str:

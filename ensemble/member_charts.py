@@ -129,8 +129,8 @@ def similarity_plot(comparison: Comparison) -> Plot:
         title="How different members are",
         says=f"{what} for every two of {len(runs)} members, from {_apart(low, shares)} to "
         f"{_apart(high, shares)}.",
-        note=f"Each cell: {what}{unit}, between two members; darker is more. Pooling gains where "
-        f"members differ.{_some(comparison)}",
+        note=f"Each cell: {what}{unit}, between two members; a stronger colour is more. Pooling "
+        f"gains where members differ.{_some(comparison)}",
         shapes=shapes,
         columns=["members", "", what, "correlation of their errors"],
         rows=[

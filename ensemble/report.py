@@ -6,6 +6,7 @@ lets the browser run and apply nothing but the script and the styles that are wr
 
 import base64
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,11 +84,13 @@ def html(comparison: Comparison, histories: Mapping[str, History]) -> str:
 
 
 def _plots(comparison: Comparison, histories: Mapping[str, History]) -> list[Plot]:
-    """Draw what there is to draw."""
-    plots = [intervals_plot(comparison)]
-    if comparison.diversity is not None:
+    """Draw what there is to draw: where test rows leave the metric undefined, not what shows it."""
+    defined = math.isfinite(comparison.rows[0].test)
+    plots = [intervals_plot(comparison)] if defined else []
+    if comparison.growth and all(math.isfinite(size.value) for size in comparison.growth):
         plots.append(growth_plot(comparison))
-    plots.append(cost_plot(comparison))
+    if defined:
+        plots.append(cost_plot(comparison))
     if comparison.reliability:
         plots.append(reliability_plot(comparison))
     if any(histories.values()):

@@ -215,8 +215,8 @@ def _draws(count: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
 def _drawn(groups: int, samples: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     drawn_SG = torch.randint(groups, (samples, groups), generator=generator)
-    once_SG = torch.ones(samples, groups, dtype=torch.float64)
-    return torch.zeros_like(once_SG).scatter_add_(1, drawn_SG, once_SG)
+    once_SG = torch.ones((), dtype=torch.float64).expand(samples, groups)
+    return torch.zeros(samples, groups, dtype=torch.float64).scatter_add_(1, drawn_SG, once_SG)
 
 
 def _resampled(

@@ -1,9 +1,12 @@
 """The report tells what the comparison tells, escapes every name, and asks for nothing."""
 
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -131,6 +134,36 @@ def test_one_model_has_a_report_too(tmp_path):
         a["id"] for tag, a in Outline(html(comparison, histories)).elements if tag == "figure"
     ]
     assert figures == ["test", "cost", "reliability", "curves"]
+
+
+def test_a_metric_that_test_rows_leave_undefined_has_a_report_without_its_figures(tmp_path):
+    """One class alone among the test rows: there is no area under a curve."""
+    draw = np.random.default_rng(0)
+    table = pd.DataFrame(draw.normal(size=(90, 2)), columns=["a", "b"])
+    table["part"] = ["train"] * 40 + ["val"] * 20 + ["test"] * 30
+    table["y"] = np.where((table["a"] > 0) | (table["part"] == "test"), "yes", "no")
+    table.to_csv(tmp_path / "t.csv", index=False)
+    data = {"ref": f"{tmp_path}/t.csv", "target": "y", "split": "column", "part": "part"}
+    asked = {"data": data, "seeds": 2, "model": {"hidden": [4]}, "train": {"epochs": 2}}
+    with Registry(f"sqlite:///{tmp_path}/r.db", tmp_path / "b") as registry:
+        runs = train_many(plan(parse(asked)), registry)
+        combine(registry, runs, "predictions")
+        comparison = compare(registry, registry.runs(), metric=["roc_auc", "accuracy"])
+    outline = Outline(html(comparison, {}))
+    assert "undefined" in outline.texts
+    figures = [attributes["id"] for tag, attributes in outline.elements if tag == "figure"]
+    assert figures == ["growth", "reliability", "similarity"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_one_candidate_without_a_figure_does_not_hide_the_others(iris, value):
+    comparison, histories = iris
+    last = replace(comparison.rows[-1], test=value, delta=value, ci_low=math.nan, ci_high=math.nan)
+    page = html(replace(comparison, rows=[*comparison.rows[:-1], last]), histories)
+    assert Outline(page).open == []
+    places = re.findall(r'(?:cx|cy|x1|y1|points)="([^"]*)"', page)
+    assert places
+    assert not [place for place in places if "nan" in place or "inf" in place]
 
 
 def test_many_members_are_drawn_in_part(iris):
