@@ -1,7 +1,7 @@
 # Everything happens in .venv; nothing needs to be there before but Python (>= 3.11) and make.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt
 
 # What shares a registry with others waits most of its time.
 SHARED := $(foreach part,registry exchange claims postgres upkeep migrations executors working resume,\

@@ -85,8 +85,8 @@ def distill(
         DivergedError: where every student diverges.
         EnsembleError: for targets that do not belong to the rows or the task.
 
-    >>> x = torch.randn(256, 3, generator=torch.Generator().manual_seed(0))
-    >>> line = nn.Linear(3, 1)
+    >>> _ = torch.manual_seed(0)
+    >>> x, line = torch.randn(256, 3), nn.Linear(3, 1)
     >>> y = line(x).detach().squeeze(1)
     >>> state = distill(nn.Linear(3, 1), line, (x, y), (x, y), task="regression",
     ...                 settings={"optim": {"lr": 0.05}})
