@@ -31,7 +31,7 @@ def test_every_block_runs_in_order(tmp_path, monkeypatch, capsys):
             result = CliRunner().invoke(main, shlex.split(line)[2:], catch_exceptions=False)
             assert result.exit_code == 0, f"{line}\n{result.output}"
             ran += 1
-    assert ran == 8
+    assert ran == 9
 
 
 def test_the_page_counts_the_files_of_the_corpus():

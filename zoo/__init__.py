@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from zoo.curves import verdict
     from zoo.data import Data, load
     from zoo.errors import ZooError
-    from zoo.exchange.arriving import import_weights
+    from zoo.exchange.arriving import import_weights, register
     from zoo.exchange.copying import copy_runs
     from zoo.exchange.leaving import export_runs, load_model
     from zoo.exchange.reading import read_weights
@@ -48,6 +48,7 @@ __all__ = [
     "plan",
     "read",
     "read_weights",
+    "register",
     "train_many",
     "verdict",
 ]
@@ -74,6 +75,7 @@ _HOMES = {
     "plan": "planning",
     "read": "settings",
     "read_weights": "exchange.reading",
+    "register": "exchange.arriving",
     "train_many": "training",
     "verdict": "curves",
 }

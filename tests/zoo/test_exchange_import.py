@@ -11,7 +11,7 @@ from ensemble.members import MembersError
 from ensemble.serving import predictor
 from zoo import continuation, parse, plan, train_many
 from zoo.errors import ConfigError, MismatchError, UsageError, ZooError
-from zoo.exchange.arriving import content, import_weights
+from zoo.exchange.arriving import content, import_weights, register
 from zoo.exchange.claims import TYPES
 from zoo.models import build
 from zoo.registry import NewRun, Registry
@@ -246,3 +246,23 @@ def test_mistakes_on_the_command_line_are_named(tmp_path, path, monkeypatch, arg
     result = CliRunner(env=environment).invoke(main, ["import", "a.pt", "--name", "a", *arguments])
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_what_a_loop_ended_with_is_registered_once(registry, path):
+    first = register(registry, STATE, "mine", metrics={"val_loss": 0.3}, seed=5, model=MLP)
+    run = registry.run("mine/seed=5")
+    assert (first.created, first.run) == (True, run)
+    assert (run.status, run.metrics, run.known_data) == ("finished", {"val_loss": 0.3}, False)
+    assert run.config["model"]["hidden"] == [4]
+    assert content(registry.load(run.id)) == content(STATE)
+    assert not register(registry, dict(STATE), "mine", seed=5, model=MLP).created
+    assert not import_weights(registry, path, "mine", seed=5, model=MLP).created  # whatever it was
+    with pytest.raises(UsageError, match="must name one model"):
+        register(registry, {"w": torch.zeros(1)}, "mine", seed=5)
+    for state, error, says in (
+        ({"w": torch.tensor(float("nan"))}, ZooError, "the state dict: weights must be finite"),
+        ({"w": 1.0}, UsageError, "a state dict holds tensors, however 'w' is float"),
+    ):
+        with pytest.raises(error, match=says):
+            register(registry, state, "other")
+    assert [each.name for each in registry.runs()] == ["mine"]

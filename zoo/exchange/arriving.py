@@ -105,13 +105,74 @@ def read(
         UnsafeFileError: where the file is damaged, claims what it does not hold, or holds code.
         ZooError: where weights are not finite.
     """
+    _check_asked(name, metrics)
+    weights = read_weights(path, key=key, strip=strip)
+    return _arrival(weights, str(path), name, model, metrics, seed)
+
+
+def register(
+    registry: Registry,
+    state: Mapping[str, "Tensor"],
+    name: str,
+    *,
+    model: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    seed: int | None = None,
+) -> Imported:
+    """Publish what a training loop of one's own ended with as a finished run.
+
+    It is then as if its file had been imported: shown, exported, copied, a start for others.  The
+    same weights under the same name and seed are the same run.
+
+    Args:
+        registry: where the run goes.
+        state: the weights, on any device, such as ``module.state_dict()``.
+        name, model, metrics, seed: as :func:`import_weights` takes them.
+
+    Raises:
+        UsageError: where the name cannot be one or is that of other runs, metrics are not finite,
+            or a value of the state is no tensor.
+        ZooError: where weights are not finite or cannot be written.
+
+    >>> import torch
+    >>> from tempfile import TemporaryDirectory
+    >>> net = torch.nn.Linear(2, 1)
+    >>> with TemporaryDirectory() as folder, Registry(f"sqlite:///{folder}/r.db", folder) as zoo:
+    ...     run = register(zoo, net.state_dict(), "mine", metrics={"val_loss": 0.3}, seed=1).run
+    ...     torch.equal(zoo.load(run.id)["weight"], net.weight)
+    True
+    """
+    import torch
+
+    _check_asked(name, metrics)
+    for key, leaf in state.items():
+        if not isinstance(leaf, torch.Tensor):
+            raise UsageError(
+                f"a state dict holds tensors, however {key!r} is {type(leaf).__name__}"
+            )
+    held = {key: leaf.detach().cpu() for key, leaf in state.items()}
+    weights = Weights(held, {"format": "state dict", "sha256": content(held)})
+    return enter(registry, _arrival(weights, "the state dict", name, model, metrics, seed))
+
+
+def _check_asked(name: str, metrics: Mapping[str, float] | None) -> None:
     if not is_name(name):
         raise UsageError(f"--name takes {NAME_RULE}, however it is {name[:200]!r}")
     measured = dict(metrics or {})
     if finite(measured) != measured:
         raise UsageError(f"--metric takes finite numbers, however they are {measured}")
-    weights = read_weights(path, key=key, strip=strip)
-    _check_finite(weights.state, str(path))
+
+
+def _arrival(
+    weights: Weights,
+    place: str,
+    name: str,
+    model: Mapping[str, Any] | None,
+    metrics: Mapping[str, float] | None,
+    seed: int | None,
+) -> Arrival:
+    """Check weights, and make the run of them."""
+    _check_finite(weights.state, place)
     settings, notes = _model(model, weights)
     request = NewRun(
         name=name,
@@ -124,7 +185,7 @@ def read(
         seed=seed,
         environment={"torch": version("torch")},
     )
-    return Arrival(request, weights.state, measured, (*weights.notes, *notes))
+    return Arrival(request, weights.state, dict(metrics or {}), (*weights.notes, *notes))
 
 
 def enter(registry: Registry, arrival: Arrival) -> Imported:
