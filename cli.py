@@ -10,7 +10,7 @@ from ensemble import commands as combining
 from ensemble import exporting
 from ensemble.errors import EnsembleError
 from zoo import commands as making
-from zoo import keeping, overview
+from zoo import doctor, keeping, overview
 from zoo.errors import ZooError
 from zoo.exchange import commands as exchanging
 from zoo.printable import echo
@@ -55,7 +55,7 @@ def main() -> None:
     """
 
 
-for commands in (making, overview, combining, exporting, exchanging, keeping):
+for commands in (making, overview, combining, exporting, exchanging, keeping, doctor):
     for command in commands.COMMANDS:
         main.add_command(command)
 
