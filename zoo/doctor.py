@@ -25,7 +25,7 @@ EXTRAS = {  # what an extra installs
 }
 
 
-@click.command()
+@click.command(short_help="Tell what is installed, and how the registry is.")
 @places
 @format_option
 @click.pass_context
