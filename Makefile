@@ -7,10 +7,12 @@ PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-c
 SHARED := $(foreach part,registry exchange claims postgres upkeep migrations executors working resume,\
 	$(wildcard tests/zoo/test_$(part)*.py))
 
-# Takes minutes, and a package of 70 MB.
+# Mostly waits, too.
 RAY := tests/zoo/test_raycluster.py
 
-.PHONY: demo test test-cluster test-shared test-zoo test-ensemble test-rest lint check bench clean
+PARTS := test-shared test-zoo test-ensemble test-rest test-cluster
+
+.PHONY: demo test $(PARTS) lint check bench clean
 
 demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best single model
 	$(BIN)/zoo train-many --data mnist5k --model mlp --seeds 8
@@ -19,8 +21,8 @@ demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best
 	$(BIN)/zoo ensemble --mode weights --method uniform
 	$(BIN)/zoo compare
 
-test: .venv/test ## all tests, doctests and the README's blocks, in four processes
-	$(MAKE) --jobs=4 --output-sync=target --no-print-directory test-shared test-zoo test-ensemble test-rest
+test: .venv/test ## all tests, doctests and the README's blocks, in five processes
+	$(MAKE) --jobs=5 --output-sync=target --no-print-directory $(PARTS)
 
 test-shared: .venv/test
 	$(BIN)/python -m pytest $(SHARED)
@@ -35,7 +37,6 @@ test-rest: .venv/test
 	$(BIN)/python -m pytest tests --ignore=tests/zoo --ignore=tests/ensemble
 
 test-cluster: .venv/test ## training on a real Ray cluster of several nodes on this machine
-	$(PIP) --editable '.[test,cluster]'
 	$(BIN)/python -m pytest $(RAY)
 
 lint: .venv/test ## format, lint, types
