@@ -101,7 +101,7 @@ class _Zoo(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_made" in state:
-            self._predictor = _predictor(state["_made"])
+            self._predictor = _predictor(state["_made"], state["_dtype"])
 
     def _checked(self, X: Any, y: Any) -> tuple[Any, Array]:
         """Check rows and their targets; a frame stays as it is, anything else becomes numbers."""
@@ -160,7 +160,8 @@ class _Zoo(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
                 stacklevel=3,
             )
         self._made = made
-        self._predictor = _predictor(made)
+        self._dtype = _precision(made, columns.iloc[:2])
+        self._predictor = _predictor(made, self._dtype)
         self.members_ = made.members
         self.product_ = made.product
         return self
@@ -183,7 +184,7 @@ class _Zoo(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
         return [*map(str, getattr(self, "feature_names_in_", numbered))]
 
     def _predicted(self, X: Any) -> Tensor:
-        """Return log-probabilities (N, C) or values (N,), in float64."""
+        """Return log-probabilities (N, C) or values (N,) as float64."""
         check_is_fitted(self)
         if isinstance(X, pd.DataFrame):
             validate_data(self, X, reset=False, skip_check_array=True)
@@ -300,8 +301,17 @@ class ZooRegressor(RegressorMixin, _Zoo):  # type: ignore[misc]
         return values
 
 
-def _predictor(made: Made) -> Predictor:
-    return ready(made.product, made.used, lambda run: made.weights[run.id], torch.float64)
+def _predictor(made: Made, dtype: torch.dtype) -> Predictor:
+    return ready(made.product, made.used, lambda run: made.weights[run.id], dtype)
+
+
+def _precision(made: Made, rows: pd.DataFrame) -> torch.dtype:
+    """Return what to predict in: float64, or float32 where a user's module takes nothing else."""
+    try:
+        _predictor(made, torch.float64).outputs(rows)
+    except RuntimeError:  # which PyTorch raises of tensors that differ in dtype
+        return torch.float32
+    return torch.float64
 
 
 def _rows(X: Any, names: list[str]) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -13,9 +14,11 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import nn
 
 from ensemble import ZooClassifier, ZooRegressor
 from ensemble.errors import DivergedError, OptionError
+from zoo import models
 
 QUICK = {"engine": "stacked", "random_state": 0}
 X, Y = load_iris(return_X_y=True)
@@ -112,3 +115,27 @@ def test_wrong_parameters_are_refused_in_a_sentence(wrong, says):
 def test_most_rows_may_validate():
     model = ZooClassifier(1, epochs=2, validation_fraction=0.9, **QUICK).fit(X, Y)
     assert model.predict(X).shape == (150,)
+
+
+class Stubborn(nn.Module):
+    """Looks at what it computes, so it cannot be stacked; and has a constant of float32."""
+
+    def __init__(self, width, outputs):
+        super().__init__()
+        self.last = nn.Linear(width, outputs)
+
+    def forward(self, x_ND):
+        if x_ND.mean().item() > 1e9:
+            x_ND = x_ND / 2
+        return self.last(x_ND @ torch.eye(x_ND.shape[1], dtype=torch.float32))
+
+
+def test_a_module_that_resists_stacking_and_float64_trains_predicts_and_travels(monkeypatch):
+    def stubborn(shape, outputs):
+        return Stubborn(*shape, outputs)
+
+    monkeypatch.setitem(models.BUILDERS, "stubborn", stubborn)
+    model = ZooClassifier(2, model="stubborn", epochs=30, lr=0.05, random_state=0).fit(X, Y)
+    assert model.score(X, Y) > 0.8
+    twin = pickle.loads(pickle.dumps(model))
+    np.testing.assert_allclose(twin.predict_proba(X), model.predict_proba(X), atol=1e-5)
