@@ -23,7 +23,7 @@ from ensemble.predictions import mean
 from ensemble.snapshots import members_of
 from zoo.registry import Registry, Run
 
-CELLS = 1 << 21  # numbers that models predict at once; to compare them takes some ten times as many
+CELLS = 1 << 21  # numbers that models predict at once
 MADE = ("weights", "predictions", "distilled")  # kinds of runs whose epochs include their parents'
 MORE = "; leave it out, or train it anew with a smaller optim.lr"
 
