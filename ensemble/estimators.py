@@ -194,7 +194,7 @@ class _Zoo(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
         return self._predictor.pool(outputs_K).double()
 
 
-class ZooClassifier(ClassifierMixin, _Zoo):  # type: ignore[misc]
+class ZooClassifier(ClassifierMixin, _Zoo):  # type: ignore[misc]  # scikit-learn ships no types
     """One classifier made of several neural networks, which are trained at once.
 
     Rows that nothing is trained on, a share of ``validation_fraction``, decide when members stop
@@ -270,7 +270,7 @@ class ZooClassifier(ClassifierMixin, _Zoo):  # type: ignore[misc]
         return predicted
 
 
-class ZooRegressor(RegressorMixin, _Zoo):  # type: ignore[misc]
+class ZooRegressor(RegressorMixin, _Zoo):  # type: ignore[misc]  # scikit-learn ships no types
     """One regressor made of several neural networks, which are trained at once.
 
     Parameters and attributes are those of :class:`ZooClassifier`, without ``classes_``.

@@ -10,21 +10,18 @@ Shapes: K member, N sample, C class or label, T target, D feature, R raw column.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ensemble.errors import EnsembleError
-from ensemble.heldout import pooling
-from ensemble.members import model_of, refuse_unknown_data
+from ensemble.members import refuse_unknown_data
 from ensemble.naming import names, reordered
 from ensemble.pools import pool_of
-from ensemble.predictions import mean, pooled
+from ensemble.serving import restored
 from ensemble.snapshots import members_of, weights_of
-from zoo import models, terms
-from zoo.checks import completed
+from zoo import terms
 from zoo.errors import NotFoundError
 from zoo.registry import Registry, Run
 from zoo.registry.checking import check_usable
@@ -62,10 +59,7 @@ def graph(registry: Registry, run: Run) -> Graph:
         EnsembleError: where members differ in how they prepare what is no arithmetic.
         IntegrityError, UnsafeFileError: where what is stored of them is damaged.
     """
-    pool = pooling(partial(pooled, mean, task=run.task), {})
-    members = [run]
-    if run.kind == "predictions":
-        members, pool = members_of(registry, run), pool_of(run)
+    members = members_of(registry, run) if run.kind == "predictions" else [run]
     for member in members:
         refuse_unknown_data(member)
         check_usable(member)
@@ -84,9 +78,15 @@ def graph(registry: Registry, run: Run) -> Graph:
         )
     columns = _columns(fitted) if kind == "rows" else []
     parts = [
-        _Member(_preparing(kind, member, columns), _restored(registry, member), member, run)
+        _Member(
+            _preparing(kind, member, columns),
+            restored(member, weights_of(registry, member)),
+            member,
+            run,
+        )
         for member in members
     ]
+    pool = pool_of(run)
     module = _Whole(parts, lambda outputs_K: pool(outputs_K, range(len(members))), run)
     output: Literal["probabilities", "values"] = (
         "values" if run.task == "regression" else "probabilities"
@@ -254,12 +254,3 @@ def _preparing(kind: Input, run: Run, columns: Sequence[Mapping[str, Any]]) -> n
             return _Rows(run.preprocessing, columns)
         case "features":
             return nn.Identity()
-
-
-def _restored(registry: Registry, run: Run) -> nn.Module:
-    fitted, model = run.preprocessing, model_of(run)
-    shape = tuple(fitted["shape"]) if fitted["kind"] == "images" else (len(fitted["features"]),)
-    count = len(run.classes) or len(fitted["target"]["names"])
-    module = models.build(model.name, completed(model, fitted), shape, count, run.seed or 0)
-    models.restore(module, weights_of(registry, run))
-    return module

@@ -26,7 +26,7 @@ from ensemble.errors import EmptyError, EnsembleError, OptionError
 from ensemble.heldout import Pool, pooling
 from ensemble.learners import evidence
 from ensemble.members import Bench, alike, model_of
-from ensemble.predictions import pooled, tasks
+from ensemble.predictions import mean, pooled, tasks
 from zoo.choice import threads
 from zoo.data.folds import kfold
 from zoo.errors import UnsafeFileError
@@ -130,9 +130,13 @@ def pool(
 def pool_of(run: Run) -> Pool:
     """Return the function that pools what the members of a prediction ensemble say.
 
+    Any other run is an ensemble of one, whose pool is the mean.
+
     Raises:
         UnsafeFileError: where its entry is damaged; the function too, where what was fitted is.
     """
+    if run.kind != "predictions":
+        return pooling(partial(pooled, mean, task=run.task), {})
     entry = pool_entry(run)
     method = catalogue.find("predictions", entry.method)
     plain = pooling(

