@@ -188,18 +188,23 @@ def _compared(
 
 
 def _corrected(rows: Sequence[Row], metrics: Sequence[AnyMetric]) -> list[Row]:
-    """Correct the p-values of each metric for how many rows are compared with the baseline."""
-    told = list(rows)
-    for place, one in enumerate(metrics):
-        key = f"[{one.name}]" if place else ""
-        cells = [row.others[f"p_value{key}"] if key else row.p_value for row in rows]
-        known = [math.nan if cell is None else cell for cell in cells[1:]]
-        for k, p in enumerate(holm(known), 1):
-            corrected = None if cells[k] is None else p
-            if key:
-                told[k] = replace(told[k], others={**told[k].others, f"p_holm{key}": corrected})
-            else:
-                told[k] = replace(told[k], p_holm=corrected)
+    """Correct the p-values for how many there are: of every row beside the first, by every metric.
+
+    So that any of them may be called real: to ask for more metrics finds no more by chance.
+    """
+    keys = ["", *(f"[{one.name}]" for one in metrics[1:])]
+    cells = [
+        row.others[f"p_value{key}"] if key else row.p_value for row in rows[1:] for key in keys
+    ]
+    known = holm([math.nan if cell is None else cell for cell in cells])
+    corrected = iter(None if cell is None else p for cell, p in zip(cells, known, strict=True))
+    told = [rows[0]]
+    for row in rows[1:]:
+        first, *others = (next(corrected) for _ in keys)
+        names = (f"p_holm{key}" for key in keys[1:])
+        told.append(
+            replace(row, p_holm=first, others=row.others | dict(zip(names, others, strict=True)))
+        )
     return told
 
 

@@ -19,9 +19,9 @@ class Row:
 
     ``delta`` is the candidate's test metric minus the baseline's, ``ci_low`` and ``ci_high`` its
     95 % interval, ``p_value`` that of no difference and ``p_holm`` the same corrected for the
-    number of rows, all on paired test rows.  ``others`` are these of further metrics, such as
-    ``delta[nll]``.  ``figures`` are the task's metrics but accuracy, and of several targets each
-    one's own (``rmse[price]``), nan where one is undefined.  Costs are those of
+    number of rows and metrics, all on paired test rows.  ``others`` are these of further metrics,
+    such as ``delta[nll]``.  ``figures`` are the task's metrics but accuracy, and of several targets
+    each one's own (``rmse[price]``), nan where one is undefined.  Costs are those of
     :class:`ensemble.costs.Cost`; ``trained_epochs`` is what it took to train everything the
     candidate needs.
     """
