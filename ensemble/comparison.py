@@ -201,10 +201,8 @@ def _corrected(rows: Sequence[Row], metrics: Sequence[AnyMetric]) -> list[Row]:
     told = [rows[0]]
     for row in rows[1:]:
         first, *others = (next(corrected) for _ in keys)
-        names = (f"p_holm{key}" for key in keys[1:])
-        told.append(
-            replace(row, p_holm=first, others=row.others | dict(zip(names, others, strict=True)))
-        )
+        more = {f"p_holm{key}": p for key, p in zip(keys[1:], others, strict=True)}
+        told.append(replace(row, p_holm=first, others={**row.others, **more}))
     return told
 
 

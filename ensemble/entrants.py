@@ -23,7 +23,8 @@ from ensemble.predictions import mean
 from ensemble.snapshots import members_of
 from zoo.registry import Registry, Run
 
-CELLS = 1 << 21  # numbers that models predict at once
+CELLS = 1 << 21  # numbers that models predict at once, each for all rows
+PORTION = 1 << 19  # and all for some rows, of which tallies make many times as many
 MADE = ("weights", "predictions", "distilled")  # kinds of runs whose epochs include their parents'
 MORE = "; leave it out, or train it anew with a smaller optim.lr"
 
@@ -68,7 +69,7 @@ class Entrant:
             MembersError: naming the model that predicts what is no number.
         """
         parts = [getattr(self.table.own(group[0]), part) for group, _ in self.groups]
-        rows = max(1, CELLS // (len(self.runs) * max(1, len(self.run.classes))))
+        rows = max(1, PORTION // (len(self.runs) * max(1, len(self.run.classes))))
         for start in range(0, len(parts[0].y), rows):
             told: dict[str, Tensor] = {}
             for (group, forward), own in zip(self.groups, parts, strict=True):

@@ -377,7 +377,8 @@ def test_regression_has_a_mean_single_with_an_interval(registry):
 
 def test_portions_are_as_the_whole(shared, monkeypatch):
     registry, _, comparison = shared
-    monkeypatch.setattr("ensemble.entrants.CELLS", 20_000)
+    for name in ("CELLS", "PORTION"):
+        monkeypatch.setattr(f"ensemble.entrants.{name}", 20_000)
     portioned = compare(registry, registry.runs(), metric=["accuracy", "nll", "roc_auc"])
     for one, other in zip(comparison.rows, portioned.rows, strict=True):
         assert one.test == other.test
@@ -449,7 +450,8 @@ def test_no_more_is_predicted_at_once_than_memory_is_meant_for(shared, monkeypat
 
         return predict
 
-    monkeypatch.setattr("ensemble.entrants.CELLS", most)
+    for name in ("CELLS", "PORTION"):
+        monkeypatch.setattr(f"ensemble.entrants.{name}", most)
     monkeypatch.setattr("ensemble.costs.TIMINGS", 1)
     monkeypatch.setattr(Bench, "predictor", watched)
     compare(registry, registry.runs())
