@@ -12,7 +12,7 @@ RAY := tests/zoo/test_raycluster.py
 
 PARTS := test-shared test-zoo test-ensemble test-rest
 
-.PHONY: demo test test-cluster $(PARTS) lint check bench clean
+.PHONY: demo test test-cluster $(PARTS) lint check bench dist release clean
 
 demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best single model
 	$(BIN)/zoo train-many --data mnist5k --model mlp --seeds 8
@@ -49,8 +49,15 @@ check: lint test
 bench: .venv/test ## ratios against the plain PyTorch loop
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,rounds
 
+dist: .venv/test ## the sdist, and the wheel that is built from it
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+release: dist ## that wheel works in an empty environment, without the repository
+	.ci/release
+
 clean: ## remove the environment and the caches, not the registry
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
