@@ -15,13 +15,15 @@ from zoo.printable import echo
 
 
 def complete_ref(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete the names of runs for the shell."""
+    """Complete the names of runs for the shell; after a slash, what tells those of a name apart."""
     from zoo.registry import Registry
 
     url, blobs = ctx.params.get("registry"), ctx.params.get("blobs")
+    name, slash, _ = incomplete.partition("/")
     try:
         with Registry(url or REGISTRY, blobs, create=False) as registry:
-            return registry.names(incomplete)
+            labels = [run.label for run in registry.runs([name])] if slash else registry.names(name)
+            return [label for label in labels if label.startswith(incomplete)]
     except ZooError:
         return []
 
