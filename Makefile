@@ -12,7 +12,7 @@ RAY := tests/zoo/test_raycluster.py
 
 PARTS := test-shared test-zoo test-ensemble test-rest
 
-.PHONY: demo test test-cluster $(PARTS) lint check bench clean
+.PHONY: demo test test-cluster $(PARTS) lint check bench docs dist release clean
 
 demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best single model
 	$(BIN)/zoo train-many --data mnist5k --model mlp --seeds 8
@@ -49,8 +49,21 @@ check: lint test
 bench: .venv/test ## ratios against the plain PyTorch loop
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,rounds
 
+docs: .venv/docs ## the site, in build/site; every link in it is checked
+	rm -rf build/pages build/site
+	mkdir -p build/pages
+	cp --parents *.md LICENSE examples/*.py docs/*.md docs/*/*.md build/pages
+	$(BIN)/zensical build --clean --strict
+
+dist: .venv/test ## the sdist, and the wheel that is built from it
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+release: dist ## that wheel works in an empty environment, without the repository
+	.ci/release
+
 clean: ## remove the environment and the caches, not the registry
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -61,4 +74,8 @@ clean: ## remove the environment and the caches, not the registry
 
 .venv/test: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[test]'
+	touch $@
+
+.venv/docs: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[docs]'
 	touch $@

@@ -15,13 +15,15 @@ from zoo.printable import echo
 
 
 def complete_ref(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete the names of runs for the shell."""
+    """Complete the names of runs for the shell; after a slash, what tells those of a name apart."""
     from zoo.registry import Registry
 
     url, blobs = ctx.params.get("registry"), ctx.params.get("blobs")
+    name, slash, _ = incomplete.partition("/")
     try:
         with Registry(url or REGISTRY, blobs, create=False) as registry:
-            return registry.names(incomplete)
+            labels = [run.label for run in registry.runs([name])] if slash else registry.names(name)
+            return [label for label in labels if label.startswith(incomplete)]
     except ZooError:
         return []
 
@@ -221,22 +223,38 @@ def _train(planned: Any, registry: Any, where: Placing, form: Any) -> None:
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--data", metavar="REF", default="digits", show_default=True, help="The data.")
 @click.option("--model", metavar="NAME", default="mlp", show_default=True, help="The model.")
-def init(file: Path | None, data: str, model: str) -> None:
+@click.option(
+    "--schema",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the JSON Schema of such files too, by which editors complete and check them.",
+)
+def init(file: Path | None, data: str, model: str, schema: Path | None) -> None:
     """Write a file of settings for train-many to FILE, or print it.
 
     It has every key, with its default, what it takes and what it means.
     """
     from zoo import models
-    from zoo.errors import ConfigError
     from zoo.outline import outline
+    from zoo.schema import directive, document
     from zoo.usercode import is_reference, trusting
 
     # What the user types, the user trusts.
     click.get_current_context().with_resource(trusting(*filter(is_reference, [model])))
     text = outline(data, {"name": model, **models.options(model, {})})
+    if schema is not None:
+        text = f"{directive(schema, file)}\n{text}"
+        _write(schema, document())
     if file is None:
         echo(text)
-        return
+    else:
+        _write(file, text)
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file that is not there yet."""
+    from zoo.errors import ConfigError
+
     try:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(f"{text}\n")

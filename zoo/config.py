@@ -44,7 +44,9 @@ class RunConfig(Section):
     data: DataConfig
     model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
     init: InitConfig = InitConfig()
-    optim: Annotated[SGD | Adam | AdamW, Field(discriminator="name")] = Adam()
+    optim: Annotated[
+        SGD | Adam | AdamW, Field(discriminator="name", description="How gradients become steps.")
+    ] = Adam()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
     stop: StopConfig = StopConfig()
@@ -76,8 +78,10 @@ class RunConfig(Section):
 class Request(Section):
     """The outline of a ``train-many``; its sections are read cell by cell."""
 
-    name: str | None = None
-    seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = tuple(range(8))
+    name: str | None = Field(default=None, description="of the zoo; by default DATA-MODEL")
+    seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = Field(
+        default=tuple(range(8)), description='a count, a range "0-7", or a list [1, 5]'
+    )
     grid: dict[str, Any] = Field(
         default_factory=dict, description="dotted key -> the values to try"
     )

@@ -15,8 +15,12 @@ from zoo.errors import ConfigError
 
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
 Rate = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Activation = Literal["relu", "gelu", "silu", "tanh"]
-Norm = Literal["none", "batch", "layer"]
+Activation = Annotated[
+    Literal["relu", "gelu", "silu", "tanh"], Field(description="what follows each hidden layer")
+]
+Norm = Annotated[
+    Literal["none", "batch", "layer"], Field(description="over the batch, or over each sample")
+]
 Layers: TypeAlias = list[nn.Module]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -34,7 +38,11 @@ def _checked_rates(value: Any) -> float | tuple[float, ...]:
     return tuple(map(float, rates)) if isinstance(value, list) else float(value)
 
 
-Rates = Annotated[float | tuple[float, ...], PlainValidator(_checked_rates)]
+Rates = Annotated[
+    float | tuple[float, ...],
+    PlainValidator(_checked_rates, json_schema_input_type=Rate | tuple[Rate, ...]),
+    Field(description="one rate, or one per hidden layer, convolution or block"),
+]
 
 
 def per_layer(dropout: float | Sequence[float], count: int, layers: str) -> Sequence[float]:

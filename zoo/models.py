@@ -54,6 +54,19 @@ def model(builder: Builder) -> Builder:
     return builder
 
 
+def declared(name: str) -> dict[str, signature.Option]:
+    """Return the options that a model's builder declares.
+
+    Raises:
+        ConfigError: where there is no such model.
+        UntrustedError: where it is code that is not trusted.
+
+    >>> list(declared("cnn"))
+    ['channels', 'kernel_size', 'activation', 'norm', 'dropout']
+    """
+    return _read(_find(name), name)
+
+
 def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Check a model's options and fill in the defaults.
 
@@ -65,7 +78,7 @@ def options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Traceback (most recent call last):
     zoo.errors.ConfigError: model.hidden: should be a valid list, such as [32], however it is 32
     """
-    known = _read(_find(name), name)
+    known = declared(name)
     values = signature.bind(known, given, name)
     return {key: known[key].plain(value) for key, value in values.items()}
 
@@ -88,7 +101,7 @@ def build(
         UntrustedError: where the model is code that is not trusted.
     """
     builder = _find(name)
-    chosen = signature.bind(_read(builder, name), given, name)
+    chosen = signature.bind(declared(name), given, name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds all devices, slowly
         try:

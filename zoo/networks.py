@@ -26,14 +26,14 @@ from zoo.layers import (
     per_layer,
 )
 
-Depth = Annotated[int, Field(ge=1, le=1_000)]
+Depth = Annotated[int, Field(ge=1, le=1_000, description="how many, one after another")]
 
 
 def mlp(
     shape: tuple[int, ...],
     outputs: int,
     *,
-    hidden: tuple[Width, ...] = (64, 64),
+    hidden: Annotated[tuple[Width, ...], Field(description="units per hidden layer")] = (64, 64),
     activation: Activation = "relu",
     norm: Norm = "none",
     dropout: Rates = 0.0,
@@ -53,9 +53,11 @@ def resmlp(
     shape: tuple[int, ...],
     outputs: int,
     *,
-    width: Width = 64,
+    width: Annotated[Width, Field(description="features between blocks")] = 64,
     blocks: Depth = 2,
-    expansion: Annotated[int, Field(ge=1, le=64)] = 2,
+    expansion: Annotated[
+        int, Field(ge=1, le=64, description="how many times as wide a block is inside")
+    ] = 2,
     activation: Activation = "relu",
     norm: Norm = "batch",
     dropout: Rates = 0.0,
@@ -87,12 +89,16 @@ def ft_transformer(
     shape: tuple[int, ...],
     outputs: int,
     *,
-    width: Width = 32,
+    width: Annotated[Width, Field(description="numbers per token")] = 32,
     blocks: Depth = 2,
-    heads: Annotated[int, Field(ge=1, le=1_000)] = 4,
-    activation: Literal["reglu", "gelu"] = "reglu",
+    heads: Annotated[int, Field(ge=1, le=1_000, description="of attention; they divide width")] = 4,
+    activation: Annotated[
+        Literal["reglu", "gelu"], Field(description="inside each block")
+    ] = "reglu",
     dropout: Rates = 0.0,
-    column_widths: tuple[Width, ...] = (),
+    column_widths: Annotated[
+        tuple[Width, ...], Field(description="features per token; found from the table")
+    ] = (),
 ) -> nn.Module:
     """FT-Transformer (Gorishniy et al. 2021, arXiv:2106.11959, section 3.3).
 

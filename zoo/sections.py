@@ -23,6 +23,13 @@ from zoo.splitting import SplitConfig
 Side = Annotated[int, Field(ge=1, le=4096)]
 Task = Literal["classification", "multilabel", "regression"]
 Transform = Literal["none", "log1p", "yeo-johnson"]
+Betas = Annotated[
+    tuple[Share, Share],
+    Field(strict=False, description="what is kept of the means of gradients and of their squares"),
+]
+OPTIMISER = "the optimiser"
+L2 = "an L2 penalty: weight_decay times the weights is added to the gradient"
+EPS = "added to the root of the mean square, against division by zero"
 
 
 class DataConfig(SplitConfig):
@@ -51,11 +58,11 @@ class DataConfig(SplitConfig):
 
 
 class ModelConfig(Section):
-    """A builder's name and all its options, as :mod:`zoo.models` reads them from its signature."""
+    """A model's name and its options, as the signature of its builder declares them."""
 
     model_config = ConfigDict(extra="allow")
 
-    name: str = "mlp"
+    name: str = Field(default="mlp", description="one of the catalogue, or FILE.py:FACTORY")
 
     @model_validator(mode="before")
     @classmethod
@@ -122,11 +129,11 @@ class _Optimiser(Section):
 class SGD(_Optimiser):
     """Stochastic gradient descent with momentum."""
 
-    name: Literal["sgd"] = "sgd"
-    lr: Positive = 0.1
-    momentum: Share = 0.9
-    nesterov: bool = False
-    weight_decay: NonNegative = 0.0
+    name: Literal["sgd"] = Field(default="sgd", description=OPTIMISER)
+    lr: Positive = Field(default=0.1, description="the learning rate")
+    momentum: Share = Field(default=0.9, description="what is kept of the last step")
+    nesterov: bool = Field(default=False, description="look ahead by the momentum")
+    weight_decay: NonNegative = Field(default=0.0, description=L2)
 
     @model_validator(mode="after")
     def _moves(self) -> Self:
@@ -138,27 +145,31 @@ class SGD(_Optimiser):
 class Adam(_Optimiser):
     """Adam; its weight decay is an L2 penalty added to the gradient."""
 
-    name: Literal["adam"] = "adam"
-    lr: Positive = 1e-3
-    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
-    eps: Positive = 1e-8
-    weight_decay: NonNegative = 0.0
+    name: Literal["adam"] = Field(default="adam", description=OPTIMISER)
+    lr: Positive = Field(default=1e-3, description="the learning rate")
+    betas: Betas = (0.9, 0.999)
+    eps: Positive = Field(default=1e-8, description=EPS)
+    weight_decay: NonNegative = Field(default=0.0, description=L2)
 
 
 class AdamW(_Optimiser):
     """Adam with decoupled weight decay."""
 
-    name: Literal["adamw"] = "adamw"
-    lr: Positive = 1e-3
-    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
-    eps: Positive = 1e-8
-    weight_decay: NonNegative = 0.01
+    name: Literal["adamw"] = Field(default="adamw", description=OPTIMISER)
+    lr: Positive = Field(default=1e-3, description="the learning rate")
+    betas: Betas = (0.9, 0.999)
+    eps: Positive = Field(default=1e-8, description=EPS)
+    weight_decay: NonNegative = Field(
+        default=0.01, description="decoupled: weights shrink by lr times this per step"
+    )
 
 
 class ScheduleConfig(Section):
     """How the learning rate changes; :mod:`zoo.schedules` has the formulas."""
 
-    name: Literal["constant", "cosine", "step", "one-cycle", "plateau"] = "constant"
+    name: Literal["constant", "cosine", "step", "one-cycle", "plateau"] = Field(
+        default="constant", description="the course of the learning rate"
+    )
     warmup: NonNegative = Field(default=0.0, description="epochs of linear rise from zero")
     final: Share = Field(default=0.0, description="cosine, one-cycle: the last share of lr")
     every: Count = Field(default=30, description="step: epochs between two falls")
@@ -171,7 +182,7 @@ class ScheduleConfig(Section):
 class TrainConfig(Section):
     """How long, in what portions and with what restraint to train."""
 
-    epochs: Count = 100
+    epochs: Count = Field(default=100, description="the most to train")
     batch_size: Count | None = Field(
         default=None, description="rows per step; by default 128, or all where there are fewer"
     )
@@ -190,9 +201,12 @@ class TrainConfig(Section):
     clip_value: Positive | None = Field(default=None, description="largest entry of a gradient")
     l1: NonNegative = Field(default=0.0, description="penalty l1 * sum |w| on weights")
     l2: NonNegative = Field(default=0.0, description="penalty l2 * sum w^2 on weights")
-    label_smoothing: Share = 0.0
+    label_smoothing: Share = Field(
+        default=0.0, description="share of each label that is spread over all classes"
+    )
     class_weights: Annotated[
-        Literal["balanced"] | tuple[float, ...] | None, BeforeValidator(settings.positive_weights)
+        Literal["balanced"] | tuple[Positive, ...] | None,
+        BeforeValidator(settings.positive_weights),
     ] = Field(
         default=None,
         description="what the training loss of each class is multiplied by, in the classes' "
@@ -204,7 +218,9 @@ class TrainConfig(Section):
 class Monitor(Section):
     """What is watched on the validation rows, and when it says stop."""
 
-    metric: Literal["loss", "accuracy", "balanced_accuracy", "rmse"] = "loss"
+    metric: Literal["loss", "accuracy", "balanced_accuracy", "rmse"] = Field(
+        default="loss", description="of the validation rows"
+    )
     mode: Literal["min", "max"] | None = Field(default=None, description="found from the metric")
     patience: Count = Field(default=10, description="epochs without improvement before stopping")
     min_delta: NonNegative = Field(default=0.0, description="an improvement must exceed this")
@@ -236,7 +252,9 @@ class StopConfig(Monitor):
     The first monitor decides what is best; those in ``also`` only take part in stopping.
     """
 
-    also: Annotated[tuple[Monitor, ...], Field(strict=False)] = ()
+    also: Annotated[tuple[Monitor, ...], Field(strict=False)] = Field(
+        default=(), description="further monitors that take part in stopping"
+    )
     when: Literal["any", "all"] = Field(
         default="any", description="stop when any monitor says so, or when all have"
     )

@@ -14,9 +14,9 @@ class SplitConfig(Section):
     ``bootstrap``.
     """
 
-    split_seed: Seed = 0
-    val: Fraction = 0.2
-    test: Fraction = 0.2
+    split_seed: Seed = Field(default=0, description="of the split alone")
+    val: Fraction = Field(default=0.2, description="share of the rows to validate on")
+    test: Fraction = Field(default=0.2, description="share of the rows for compare alone")
     split: Literal["random", "group", "time", "column"] = Field(
         default="random",
         description="at random, by whole groups, in the order of time, or as a column says",

@@ -26,8 +26,8 @@ def cnn(
     shape: tuple[int, ...],
     outputs: int,
     *,
-    channels: tuple[Width, ...] = (16, 32),
-    kernel_size: Annotated[int, Field(ge=1, le=31)] = 3,
+    channels: Annotated[tuple[Width, ...], Field(description="of each convolution")] = (16, 32),
+    kernel_size: Annotated[int, Field(ge=1, le=31, description="pixels a side")] = 3,
     activation: Activation = "relu",
     norm: Norm = "batch",
     dropout: Rates = 0.0,
@@ -56,9 +56,13 @@ def resnet(
     shape: tuple[int, ...],
     outputs: int,
     *,
-    blocks: tuple[Annotated[int, Field(ge=1, le=1_000)], ...] = (2, 2, 2),
-    width: Width = 16,
-    growth: Annotated[int, Field(ge=1, le=16)] = 2,
+    blocks: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=1_000)], ...], Field(description="per stage")
+    ] = (2, 2, 2),
+    width: Annotated[Width, Field(description="channels of the first stage")] = 16,
+    growth: Annotated[
+        int, Field(ge=1, le=16, description="each stage's channels by those of the one before")
+    ] = 2,
     activation: Activation = "relu",
     norm: Norm = "batch",
     dropout: Rates = 0.0,

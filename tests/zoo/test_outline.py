@@ -7,7 +7,8 @@ from pydantic import BaseModel
 from cli import main
 from zoo import models
 from zoo.config import RunConfig, parse
-from zoo.outline import FOUND, outline
+from zoo.outline import outline
+from zoo.schema import FOUND
 
 
 def filled(text):
@@ -28,7 +29,7 @@ def test_the_defaults_it_tells_are_the_defaults(model):
 
 
 def test_it_has_every_key():
-    text = outline("digits", {"name": "mlp"})
+    text = outline("digits", {"name": "mlp", **models.options("mlp", {})})
     sections = text.split("\n[")
     for section, field in RunConfig.model_fields.items():
         (written,) = [part for part in sections if part.startswith(f"{section}]")]

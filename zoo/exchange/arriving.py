@@ -127,7 +127,10 @@ def register(
     Args:
         registry: where the run goes.
         state: the weights, on any device, such as ``module.state_dict()``.
-        name, model, metrics, seed: as :func:`import_weights` takes them.
+        name: of the run, as are the following, as :func:`import_weights` takes it.
+        model: ``name`` and options of a model of the catalogue.
+        metrics: figures that are known of it.
+        seed: what tells models of one name apart.
 
     Raises:
         UsageError: where the name cannot be one or is that of other runs, metrics are not finite,
