@@ -253,19 +253,22 @@ def bench(registry: Registry, runs: Sequence[Run], frame: Any = None) -> Bench:
         refuse_unknown_data(run)
         check_usable(run)
     first = runs[0]
-    facts = [
-        f"{run.label} has {what} {theirs} and {first.label} has {ours}"
-        for run in runs
+    apart: dict[tuple[Any, ...], str] = {}  # runs that differ alike are told of once
+    for run in runs:
         for what, theirs, ours in (
             *differences(run, first),
             ("task", run.task, first.task),
-            ("classes", sorted(run.classes), sorted(first.classes)),
-            ("targets", sorted(_targets(run)), sorted(_targets(first))),
+            ("classes", str(sorted(run.classes)), str(sorted(first.classes))),
+            ("targets", str(sorted(_targets(run))), str(sorted(_targets(first)))),
+        ):
+            if theirs != ours:
+                fact = f"{run.label} has {what} {theirs} and {first.label} has {ours}"
+                apart.setdefault((what, theirs), fact)
+    if apart:
+        raise MembersError(
+            f"members must share their data and test rows, however {listing([*apart.values()])}; "
+            "name those of one kind alone"
         )
-        if theirs != ours
-    ]
-    if facts:
-        raise MembersError(f"members must share their data, however {listing(facts)}")
     config, loader = settings_of(first, "data", DataConfig), Loader(frame)
     data = loader.data(config)
     _refuse_change(data, first)

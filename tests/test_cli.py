@@ -353,7 +353,7 @@ def test_members_of_other_data_or_shape_are_refused(zoo):
     zoo("train-many", "--data", "wine", "--seeds", "1", *QUICK)
     zoo("train-many", "--data", "iris", "--name", "wide", "--set", "model.hidden=[8]", *QUICK)
     other = zoo("ensemble", "iris-mlp", "wine-mlp", "--mode", "predictions", code=2)
-    assert "members must share their data" in other.stderr
+    assert "members must share their data and test rows" in other.stderr
     shapes = zoo("ensemble", "iris-mlp", "wide", "--mode", "weights", code=2)
     assert "model.hidden is [8] in wide/seed=0 and [64, 64] in iris-mlp/seed=0" in shapes.stderr
     zoo("ensemble", "iris-mlp", "wide", "--mode", "predictions", "--save", "mixed")

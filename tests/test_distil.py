@@ -156,7 +156,7 @@ def test_students_that_all_diverge_leave_nothing_behind(place):
 def test_teachers_of_other_data_are_refused(place):
     place("train-many", "--data", "wine", "--seeds", "1", "--set", "train.epochs=2")
     result = place("ensemble", "iris-mlp", "wine-mlp", "--mode", "distill", code=2)
-    assert "members must share their data" in result.stderr
+    assert "members must share their data and test rows" in result.stderr
     result = place("ensemble", "pool", "iris-mlp", "--mode", "distill", *SHORT)
     assert result.exit_code == 0  # a pool beside models is what was made of them
     one = place("ensemble", "wine-mlp", "--mode", "distill", *SHORT).stdout

@@ -146,11 +146,19 @@ def test_members_of_other_test_rows_are_refused_with_what_differs(registry):
     data = {"ref": "iris", "folds": 2}
     one = trained(registry, data, seeds=1, name="one")
     for other, says in (
-        (trained(registry, {**data, "split_seed": 1}, seeds=1, name="two"), "has split"),
-        (trained(registry, {"ref": "iris"}, seeds=1, name="three"), "has split"),
+        (
+            trained(registry, {**data, "split_seed": 1}, seeds=1, name="two"),
+            "(split_seed 1) and one/",
+        ),
+        (
+            trained(registry, {"ref": "iris"}, seeds=1, name="three"),
+            "(folds None, fold None) and one/",
+        ),
         (trained(registry, {**data, "ref": "wine"}, seeds=1, name="four"), "has column 'alcohol'"),
     ):
-        with pytest.raises(MembersError, match="members must share their data") as caught:
+        with pytest.raises(
+            MembersError, match="members must share their data and test rows"
+        ) as caught:
             out_of_fold(registry, [*one, *other])
         assert says in str(caught.value)
     ten = trained(registry, {**data, "folds": 10}, seeds=2, name="ten")

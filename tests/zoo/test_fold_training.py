@@ -173,16 +173,17 @@ def test_differences_name_content_schema_and_split(tmp_path):
     one = requested("a,b,y\n" + rows)
     assert differences(one, one) == []
     split = requested("a,b,y\n" + rows, split_seed=1)
-    assert differences(one, split) == [("split", one.split_hash, split.split_hash)]
+    assert differences(one, split) == [
+        ("split", f"{one.split_hash} (split_seed 0)", f"{split.split_hash} (split_seed 1)")
+    ]
     content = requested("a,b,y\n" + rows.replace("16,", "15,"))
-    assert [what for what, _, _ in differences(one, content)] == ["data", "split"]
+    assert [what for what, _, _ in differences(one, content)] == ["data"]
     schema = requested("a,c,y\n" + rows.replace(".5", ".5x"))
     assert [row[0] for row in differences(one, schema)] == [
         "data",
         "schema",
         "column 'b'",
         "column 'c'",
-        "split",
     ]
     assert differences(one, schema)[2:4] == [
         ("column 'b'", "numeric", "absent"),

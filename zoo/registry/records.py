@@ -246,7 +246,7 @@ def schema(run: NewRun | Run) -> tuple[str | None, dict[str, str]]:
 
 
 def differences(one: NewRun | Run, other: NewRun | Run) -> list[tuple[str, str, str]]:
-    """Tell in what the data of two runs differ: in content, schema or split.
+    """Tell in what the data of two runs differ: in content, schema or, where these agree, split.
 
     Returns:
         (what, of the one, of the other), and after the schema the first columns that differ.
@@ -264,9 +264,16 @@ def differences(one: NewRun | Run, other: NewRun | Run) -> list[tuple[str, str, 
             mine, theirs = (str(names.get(name, "absent")) for names in columns)
             if mine != theirs and len(told) < COLUMNS_NAMED + 2:
                 told.append((f"column {name!r}", mine, theirs))
-    if one.common_split != other.common_split:
-        told.append(("split", one.common_split, other.common_split))
+    if not told and one.common_split != other.common_split:
+        told.append(("split", _split(one, other), _split(other, one)))
     return told
+
+
+def _split(run: NewRun | Run, other: NewRun | Run) -> str:
+    """Name a run's split, and which of its settings another run has otherwise."""
+    mine, theirs = (told.config.get("data", {}) for told in (run, other))
+    apart = [f"{key} {mine[key]}" for key in mine if mine[key] != theirs.get(key)]
+    return f"{run.common_split} ({', '.join(apart)})" if apart else run.common_split
 
 
 def changed(data: "Data", run: NewRun | Run) -> list[tuple[str, str, str]]:
