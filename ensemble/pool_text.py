@@ -38,6 +38,9 @@ def pool_lines(product: "Product", made: "Pooled") -> list[str]:
         for row, figures in zip(rows, (made.before, made.after), strict=True):
             row |= {name: f"{figure:.4f}" for name, figure in figures.items()}
         lines.append(render(rows, list(rows[0]), "table"))
+        worse = [name for name, figure in made.after.items() if figure > made.before[name]]
+        if worse:
+            lines.append(f"this calibration makes {' and '.join(worse)} worse on rows held out")
     if made.found is not None or made.calibration is not None:
         also = ", before and after" if made.calibration else ""
         lines.append(CROSS_FITTED.format(also=also))

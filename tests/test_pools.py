@@ -406,7 +406,9 @@ def test_members_of_other_test_rows_or_classes_are_refused_and_shown(registry, f
     one = registry.runs(["kind/seed=0"])
     data = {"ref": str(folder / "kind.csv"), "target": "kind", "split_seed": 3}
     other = train(registry, data, "resplit", seeds=1)
-    with pytest.raises(MembersError, match=r"resplit/seed=0 has split \w+ and kind/seed=0 has \w+"):
+    with pytest.raises(
+        MembersError, match=r"resplit/seed=0 has split \w+ \(split_seed 3\) and kind/seed=0 has"
+    ):
         combine(registry, [*one, *other], "predictions")
 
 
