@@ -1,5 +1,7 @@
 """Aligned members compute what they did, and their units stand in one order."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -223,6 +225,29 @@ def test_options_out_of_range_are_refused(case):
         align(states, found, reference=4)
     with pytest.raises(OptionError, match="restarts must be 1 or more"):
         align(states, found, restarts=0)
+    with pytest.raises(OptionError, match="no strategy 'means'; did you mean 'mean'"):
+        align(states, found, strategy="means")
+
+
+def test_activations_of_other_members_or_networks_are_refused(case):
+    _, module, x, found, states = case
+    read = activations(module, states[:3], [x], found)
+    with pytest.raises(OptionError, match="of all 4 members, however they are of 3"):
+        align(states, found, activations=read)
+    with pytest.raises(OptionError, match="read by this symmetry, however they were not in #1"):
+        align(states[:2], found, activations=[read[0], {"relu 1.0": torch.rand(4, 2)}])
+
+
+def test_threads_that_start_later_compute_as_before(case):
+    *_, found, states = case
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        align(states, found)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_states_of_another_module_are_refused():
