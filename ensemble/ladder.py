@@ -121,7 +121,8 @@ def climb(
         figures: validation figures of a state, ``val_loss`` among them.
         worth: what figures are worth; the higher the better, minus infinity for what must not be.
         align: whether members are aligned; ``auto`` finds out whether they need to be.
-        repair: whether averages are given their members' statistics, not BatchNorm's alone.
+        repair: whether averages are given the statistics of all members, a soup of some of them
+            too, and not BatchNorm's alone.
         heal: trains a state on, and returns what came of it and for how many epochs; it is given
             the average of the lowest loss.
 
@@ -199,8 +200,8 @@ def matched(
     """Put the units of members in one order, in both ways that can turn out to be the better.
 
     ``activations`` match what layers read to that of the first member; ``weights`` go on from
-    there by MergeMany.  Weights are better where nothing normalises, and far worse where BatchNorm
-    leaves their scale to chance (``benchmarks/alignment.py``).
+    there by MergeMany.  Weights were better in MLPs and CNNs, and far worse in a ResNet with
+    BatchNorm (``benchmarks/alignment.py``).
     """
     read = activations(module, states, batches, found)
     first = alignment.align(states, found, activations=read)
