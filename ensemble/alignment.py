@@ -13,7 +13,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ensemble.errors import OptionError, StateMismatchError
+from ensemble.differing import some
+from ensemble.errors import OptionError, StateMismatchError, nearest
 from ensemble.matching import Leaves, Matcher
 from ensemble.responses import layouts
 from ensemble.state import State, check
@@ -21,9 +22,7 @@ from ensemble.symmetries import Symmetry
 
 Strategy: TypeAlias = Literal["reference", "mean", "tree"]
 ROUNDS = 30  # over all members, at most
-LEAST = (
-    1e-3  # of agreement that a member must gain by moving again; averages are as good as with 1e-5
-)
+LEAST = 1e-3  # of agreement that a member must gain by moving again; 1e-5 is no better
 
 
 def align(
@@ -71,12 +70,24 @@ def align(
         raise OptionError(f"reference must be one of {len(members)} members, however {reference}")
     if restarts < 1:
         raise OptionError(f"restarts must be 1 or more, however it is {restarts}")
+    if strategy not in STRATEGIES:
+        raise OptionError(f"there is no strategy {strategy!r}{nearest(strategy, STRATEGIES)}")
     if activations is None:
         axes = {key: axes for key, axes in symmetry.axes.items() if key not in symmetry.buffers}
         leaves = [{key: _floating(state[key]) for key in axes} for state in members]
     else:
         axes = layouts(symmetry)
         leaves = [dict(each) for each in activations]
+        if len(leaves) != len(members):
+            raise OptionError(
+                f"activations must be of all {len(members)} members, however they are of "
+                f"{len(leaves)}"
+            )
+        if strange := [f"#{k}" for k, each in enumerate(leaves) if each.keys() != axes.keys()]:
+            raise OptionError(
+                "activations must have been read by this symmetry, however they were not in "
+                f"{some(strange)}"
+            )
     matchers = [Matcher(symmetry.sizes, axes, seed + k) for k in range(restarts)]
     found = STRATEGIES[strategy](matchers, leaves, reference)
     return [symmetry.permute(state, orders) for state, orders in zip(members, found, strict=True)]
@@ -100,9 +111,12 @@ def _to_reference(
     """Members wait for nobody, so as many are matched at once as there are threads."""
     others = [k for k in range(len(leaves)) if k != reference]
     threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        told = pool.map(lambda k: _best(matchers, leaves[reference], leaves[k]), others)
-        found = dict(zip(others, told, strict=True))
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            told = pool.map(lambda k: _best(matchers, leaves[reference], leaves[k]), others)
+            found = dict(zip(others, told, strict=True))
+    finally:
+        torch.set_num_threads(threads)  # what one thread sets, all that start later inherit
     return [found.get(k, matchers[0].identity()) for k in range(len(leaves))]
 
 

@@ -121,7 +121,8 @@ def climb(
         figures: validation figures of a state, ``val_loss`` among them.
         worth: what figures are worth; the higher the better, minus infinity for what must not be.
         align: whether members are aligned; ``auto`` finds out whether they need to be.
-        repair: whether averages are given their members' statistics, not BatchNorm's alone.
+        repair: whether averages are given the statistics of all members, a soup of some of them
+            too, and not BatchNorm's alone.
         heal: trains a state on, and returns what came of it and for how many epochs; it is given
             the average of the lowest loss.
 
@@ -132,14 +133,13 @@ def climb(
     everyone = tuple(range(len(states)))
     told = [figures(state) for state in states]
     first = max(everyone, key=lambda k: worth(told[k]))
-    rungs = [Rung("best single", states[first], told[first], (first,))]
     notes: list[str] = []
 
-    def tread(name: str, state: State, used: Sequence[int] = everyone, epochs: int = 0) -> Rung:
-        rungs.append(Rung(name, state, figures(state), tuple(used), epochs))
-        return rungs[-1]
+    def rung(name: str, state: State, used: Sequence[int] = everyone, epochs: int = 0) -> Rung:
+        return Rung(name, state, figures(state), tuple(used), epochs)
 
-    naive = tread("naive", recalibrate(module, uniform(states), batches))
+    naive = rung("naive", recalibrate(module, uniform(states), batches))
+    rungs = [Rung("best single", states[first], told[first], (first,)), naive]
 
     def fixer(order: Sequence[State]) -> Callable[[State], State]:
         if repair:
@@ -156,21 +156,24 @@ def climb(
         except SymmetryError as error:
             notes.append(f"Members were not aligned: {error}.")
         else:
+            kind = "repaired" if repair else "aligned"
             fixers = {way: fixer(order) for way, order in orders.items()}
-            losses = {
-                way: figures(fixers[way](uniform(order)))["val_loss"]
-                for way, order in orders.items()
-            }
-            way = min(losses, key=losses.__getitem__)
+            tops = {way: rung(kind, fixers[way](uniform(order))) for way, order in orders.items()}
+            way = min(tops, key=lambda way: tops[way].figures["val_loss"])
             members, fix = orders[way], fixers[way]
-            tread("aligned", recalibrate(module, uniform(members), batches))
-            each = ", ".join(f"{loss:.3g} by {name}" for name, loss in losses.items())
-            notes.append(f"Units are matched by {way}; validation loss of the average: {each}.")
+            if repair:
+                rungs.append(rung("aligned", recalibrate(module, uniform(members), batches)))
+            rungs.append(tops[way])
+            each = ", ".join(f"{top.figures['val_loss']:.3g} by {by}" for by, top in tops.items())
+            notes.append(
+                f"Units are matched by {way}; validation loss of the {kind} average: {each}."
+            )
             if found.unknown:
                 notes.append(f"Frozen, because not understood: {', '.join(found.unknown)}.")
-    fix = fix or fixer(members)
-    if repair:
-        tread("repaired", fix(uniform(members)))
+    if fix is None:
+        fix = fixer(members)
+        if repair:
+            rungs.append(rung("repaired", fix(uniform(members))))
     scored = {id(state): worth(told[k]) for k, state in enumerate(members)}
 
     def score(state: State) -> float:
@@ -178,16 +181,16 @@ def climb(
 
     soup = greedy_soup(members, score)
     if 1 < len(soup.members) < len(members):
-        tread("soup", fix(soup), soup.members)
+        rungs.append(rung("soup", fix(soup), soup.members))
     if heal is not None:
-        start = min(rungs[1:], key=lambda rung: rung.figures["val_loss"])
+        start = min(rungs[1:], key=lambda each: each.figures["val_loss"])
         try:
             state, epochs = heal(start.state)
         except DivergedError as error:
             notes.append(f"Nothing was healed: {error}.")
         else:
-            tread("healed", state, epochs=epochs)
-    best = max(rungs, key=lambda rung: worth(rung.figures))  # the first of equals
+            rungs.append(rung("healed", state, epochs=epochs))
+    best = max(rungs, key=lambda each: worth(each.figures))  # the first of equals
     return Ladder(tuple(rungs), best, tuple(notes))
 
 
@@ -197,8 +200,8 @@ def matched(
     """Put the units of members in one order, in both ways that can turn out to be the better.
 
     ``activations`` match what layers read to that of the first member; ``weights`` go on from
-    there by MergeMany.  Weights are better where nothing normalises, and far worse where BatchNorm
-    leaves their scale to chance (``benchmarks/alignment.py``).
+    there by MergeMany.  Weights were better in MLPs and CNNs, and far worse in a ResNet with
+    BatchNorm (``benchmarks/alignment.py``).
     """
     read = activations(module, states, batches, found)
     first = alignment.align(states, found, activations=read)

@@ -6,6 +6,7 @@ Convergent learning, arXiv:1511.07543; Ainsworth et al. 2023, Git Re-Basin, arXi
 section 3.1).
 """
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,11 +15,17 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ensemble.errors import EmptyError, SymmetryError
+from ensemble.errors import (
+    EmptyError,
+    NonFiniteError,
+    StateMismatchError,
+    SymmetryError,
+    listing,
+)
 from ensemble.recalibration import Batch
-from ensemble.state import State
+from ensemble.state import State, check, differences
 from ensemble.symmetries import Layout, Symmetry
-from ensemble.tracing import Made
+from ensemble.tracing import Made, step_by_step
 
 POSITIONS = 16_384  # samples times places in them that are looked at, at most, in all batches
 
@@ -62,37 +69,39 @@ def activations(
         and, unless it is constant, squares that sum to 1.
 
     Raises:
-        EmptyError: without batches.
+        StateMismatchError: for states that do not fit each other or the module.
+        NonFiniteError: for states, or activations, that hold NaN or infinity.
+        EmptyError: without members or batches.
         SymmetryError: where the computation is not the one that was traced.
     """
+    members = check(states)
+    if found := differences([module.state_dict(), members[0]], ["the module", "the state"]):
+        raise StateMismatchError("the states must fit the module", found)
     inputs = [batch if isinstance(batch, Tensor) else batch[0] for batch in batches]
     if not inputs:
         raise EmptyError("activations need at least one batch, however none was given")
     most = max(1, POSITIONS // len(inputs))
-    found = []
-    training = module.training
-    try:
-        module.eval()
-        for state in states:
-            read: dict[Made, list[Tensor]] = {made: [] for made in symmetry.sites}
-            for x in inputs:
-                with _Recorder(symmetry.sites) as recorder:
-                    torch.func.functional_call(module, dict(state), (x,), tie_weights=False)
-                missing = symmetry.sites.keys() - recorder.found.keys()
-                if missing:
-                    raise SymmetryError(
-                        "activations are found by the order of operations, however the module "
-                        "computes otherwise than it was traced, such as at "
-                        f"{min(missing)}; align by weights"
-                    )
-                for made, axes in symmetry.sites.items():
-                    read[made].append(_rows(recorder.found[made], axes, most))
-            found.append(
-                {name(made): _standardised(torch.cat(rows)) for made, rows in read.items()}
+    twin = copy.deepcopy(module).eval()
+    told = []
+    for k, state in enumerate(members):
+        read: dict[Made, list[Tensor]] = {made: [] for made in symmetry.sites}
+        for x in inputs:
+            with step_by_step(), _Recorder(symmetry.sites) as recorder:
+                torch.func.functional_call(twin, dict(state), (x,), tie_weights=False)
+            missing = symmetry.sites.keys() - recorder.found.keys()
+            if missing:
+                raise SymmetryError(
+                    "activations are found by the order of operations, however the module computes "
+                    f"otherwise than it was traced, such as at {min(missing)}; align by weights"
+                )
+            for made, axes in symmetry.sites.items():
+                read[made].append(_rows(recorder.found[made], axes, most))
+        told.append({name(made): _standardised(torch.cat(rows)) for made, rows in read.items()})
+        if bad := [repr(site) for site, leaf in told[k].items() if not bool(leaf.isfinite().all())]:
+            raise NonFiniteError(
+                f"activations must be finite, however, in member #{k}, they are not: {listing(bad)}"
             )
-    finally:
-        module.train(training)
-    return found
+    return told
 
 
 def layouts(symmetry: Symmetry) -> dict[str, tuple[Layout, ...]]:

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from ensemble.axes import Atom, Axis, freeze, resolve
 from ensemble.errors import SymmetryError
 from ensemble.state import State, place
-from ensemble.tracing import Made, Tracer
+from ensemble.tracing import Made, Tracer, step_by_step
 
 Part: TypeAlias = tuple[int | None, int]  # which group permutes it, or none does; and its size
 Layout: TypeAlias = tuple[tuple[Part, ...], ...]  # concatenated segments, each a flattened product
@@ -104,18 +104,14 @@ def symmetry(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Symmetry:
     named |= dict(twin.named_buffers(remove_duplicate=False))
     named = {key: named[key] for key in twin.state_dict() if key in named}
     tracer = Tracer(named, [x for x in inputs if isinstance(x, Tensor)])
-    fast = torch.backends.mha.get_fastpath_enabled()
     try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad(), tracer:
+        with torch.no_grad(), step_by_step(), tracer:
             outputs = twin(*inputs)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)
         raise SymmetryError(
             f"the module must compute the example, however: {line}; merge without alignment"
         ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
     for leaf in pytree.tree_leaves(outputs):
         if isinstance(leaf, Tensor):
             for axis in tracer.of(leaf):

@@ -6,7 +6,8 @@ kind are thereby seen as they are.  What an operation does that is not known her
 that it touches.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -89,6 +90,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has n
         for tensor in inputs:
             if id(tensor) in self._made and id(tensor) in self._data:
                 self.read[self._made[id(tensor)]] = tensor
+
+
+@contextmanager
+def step_by_step() -> Iterator[None]:
+    """Let PyTorch's attention compute by operations that tell, not by one that does it all."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _functional(func: Any) -> Sequence[Any]:

@@ -1,12 +1,20 @@
 """Aligned members compute what they did, and their units stand in one order."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
 
 from ensemble import responses, uniform
 from ensemble.alignment import STRATEGIES, align
-from ensemble.errors import EmptyError, OptionError, StateMismatchError, SymmetryError
+from ensemble.errors import (
+    EmptyError,
+    NonFiniteError,
+    OptionError,
+    StateMismatchError,
+    SymmetryError,
+)
 from ensemble.matching import Matcher
 from ensemble.responses import activations
 from ensemble.symmetries import symmetry
@@ -174,12 +182,72 @@ def test_all_batches_are_read_and_no_more_places_than_are_wanted(monkeypatch):
         activations(net, states, [], found)
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_layers_of_pytorchs_transformer_are_read(first):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(5, 16),
+        nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=first),
+        nn.Linear(16, 3),
+    )
+    x = torch.randn(60, 7, 5)
+    found = symmetry(net, x[:2])
+    state = state_of(net)
+    other = found.permute(state, found.random(torch.Generator().manual_seed(1)))
+    read = activations(net, [state, other], [x], found)
+    assert_same(*align([state, other], found, activations=read))
+
+
+def test_reading_activations_leaves_the_module_as_it_was():
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).train()
+    net[1].eval()  # a norm that is frozen, as in fine-tuning
+    x = torch.rand(6, 3)
+    before = state_of(net)
+    activations(net, [before], [x], symmetry(net, x))
+    assert [part.training for part in net] == [True, False, True, True]
+    assert_same(net.state_dict(), before)
+
+
+def test_members_that_cannot_be_read_are_refused():
+    net, x = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.rand(4, 2)
+    found, state = symmetry(net, x), state_of(net)
+    with pytest.raises(StateMismatchError, match=r"however: '0\.bias' is \(3,\) in the module"):
+        activations(net, [state | {"0.bias": torch.zeros(4)}], [x], found)
+    with pytest.raises(NonFiniteError, match=r"'0\.bias' holds NaN or infinity in #1"):
+        activations(net, [state, state | {"0.bias": torch.full((3,), torch.nan)}], [x], found)
+    with pytest.raises(NonFiniteError, match=r"in member #1, they are not: 'relu \d+\.0'"):
+        activations(net, [state, state | {"0.weight": torch.full((3, 2), 3e38)}], [8 * x], found)
+
+
 def test_options_out_of_range_are_refused(case):
     *_, found, states = case
     with pytest.raises(OptionError, match="reference must be one of 4 members, however 4"):
         align(states, found, reference=4)
     with pytest.raises(OptionError, match="restarts must be 1 or more"):
         align(states, found, restarts=0)
+    with pytest.raises(OptionError, match="no strategy 'means'; did you mean 'mean'"):
+        align(states, found, strategy="means")
+
+
+def test_activations_of_other_members_or_networks_are_refused(case):
+    _, module, x, found, states = case
+    read = activations(module, states[:3], [x], found)
+    with pytest.raises(OptionError, match="of all 4 members, however they are of 3"):
+        align(states, found, activations=read)
+    with pytest.raises(OptionError, match="read by this symmetry, however they were not in #1"):
+        align(states[:2], found, activations=[read[0], {"relu 1.0": torch.rand(4, 2)}])
+
+
+def test_threads_that_start_later_compute_as_before(case):
+    *_, found, states = case
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        align(states, found)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_states_of_another_module_are_refused():
