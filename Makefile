@@ -52,7 +52,7 @@ bench: .venv/test ## ratios against the plain PyTorch loop
 docs: .venv/docs ## the site, in build/site; every link in it is checked
 	rm -rf build/pages build/site
 	mkdir -p build/pages
-	cp --parents *.md LICENSE examples/*.py docs/*.md docs/*/*.md build/pages
+	cp --parents *.md LICENSE examples/*.py docs/*.png docs/*.md docs/*/*.md build/pages
 	$(BIN)/zensical build --clean --strict
 
 dist: .venv/test ## the sdist, and the wheel that is built from it

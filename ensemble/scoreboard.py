@@ -18,7 +18,7 @@ SHOWN = {  # figures that have a column in the table; the other formats have all
 LEGEND = """\
 k: models run for each prediction
 delta: test minus that of the best single, with a paired bootstrap interval
-p: of a difference as large by chance, corrected for the rows of the table"""
+p: of a difference as large by chance, corrected for the number of p-values"""
 ORACLE = "oracle single: chosen on the test rows, so that nobody attains it"
 COSTS = """\
 flops, ms 1: for one row; ms 256: for 256, on one thread; epochs: of training"""

@@ -1,4 +1,4 @@
-"""The tutorials and the explanation of averaging run as they stand, each in an empty folder."""
+"""The tutorials and the pages on averaging run as they stand, each in an empty folder."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ from cli import main
 from zoo import models
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [*sorted((DOCS / "tutorials").glob("*.md")), DOCS / "averaging.md"]
+PAGES = [*sorted((DOCS / "tutorials").glob("*.md")), DOCS / "averaging.md", DOCS / "weights.md"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
