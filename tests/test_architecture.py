@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,14 @@ def test_files_can_be_held_in_the_head():
         if (lines := len(path.read_text().splitlines())) > 350
     }
     assert not long
+
+
+@pytest.mark.parametrize("package", ["zoo", "ensemble"])
+def test_the_map_names_every_module_once(package):
+    page = (ROOT / "docs/architecture.md").read_text()
+    section = page.partition(f"\n### {package}\n")[2].partition("\n###")[0]
+    rows = re.findall(r"^\| .*? \| (`.*) \|$", section, re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`(.*?)`", row)]
+    there = [path.stem for path in (ROOT / package).glob("*.py") if path.stem != "__init__"]
+    there += [f"{path.parent.name}/" for path in (ROOT / package).glob("*/__init__.py")]
+    assert sorted(named) == sorted(there)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from zoo.cudagraph import Graph
 from zoo.engines import (
     EngineName,
     Knobs,
@@ -22,7 +23,6 @@ from zoo.engines import (
     statistics,
     weighted_mean,
 )
-from zoo.graphs import Graph
 from zoo.objective import Objective
 from zoo.stack import Stack, flat
 from zoo.tape import record
