@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Modules are compiled once, as they are first imported: pip is told not to, and processes are many.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What shares a registry with others waits most of its time.
 SHARED := $(foreach part,registry exchange claims postgres upkeep migrations executors working resume,\
 	$(wildcard tests/zoo/test_$(part)*.py))

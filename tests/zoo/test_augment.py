@@ -19,7 +19,7 @@ from zoo.data import load
 from zoo.errors import ConfigError
 from zoo.sections import AugmentConfig, DataConfig
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 # Every change at once, each that has a probability at less than 1.
 ALL = {
     "crop": 2,
@@ -465,7 +465,7 @@ def test_augmentation_can_be_a_grid_and_is_part_of_the_hash():
     assert len({run.hash for run in runs}) == 2
 
 
-def test_every_setting_is_in_the_readme():
-    section = README.partition("## Augmentation")[2].partition("\n## ")[0]
+def test_every_setting_is_in_the_page_on_training():
+    section = PAGE.partition("## Augmentation")[2].partition("\n## ")[0]
     for key in AugmentConfig.model_fields:
         assert f"`{key}`" in section, key

@@ -212,8 +212,8 @@ def test_every_model_has_a_small_variant_to_be_tested():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_readme_tells_every_option_of_a_model_with_its_default(name):
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_page_on_training_tells_every_option_of_a_model_with_its_default(name):
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     row = re.search(rf"^\| `{name}` \|.*$", text, re.MULTILINE)[0]
     told = dict(re.findall(r"`(\w+)=([^`]+)`", row))
     assert {key: parse_value(value) for key, value in told.items()} == models.options(name, {})
