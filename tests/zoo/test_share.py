@@ -3,7 +3,7 @@
 import sys
 
 from click.testing import CliRunner
-from fleet import planned, slow_settings, started
+from fleet import held, in_training, planned, slow_settings, started
 from test_resume import assert_same_content, opened, states_left
 
 from cli import main
@@ -27,7 +27,9 @@ def test_commands_that_srun_would_start_share_the_runs(tmp_path):
     words += ["--engine", "sequential", "--width", "1", "--share", "3"]
     words += ["--registry", f"sqlite:///{tmp_path}/registry.db", "--blobs", f"{tmp_path}/blobs"]
     files = [tmp_path / f"told{number}" for number in range(3)]
-    commands = [started(command, words, file) for file in files]
+    with held(asked):
+        commands = [started(command, words, file) for file in files]
+        in_training(tmp_path, processes=3)
     for each in commands:
         each.join()
     told = [file.read_text() for file in files]
