@@ -44,13 +44,18 @@ def s3_places(s3_server, postgres_server):
 def cluster(s3_places):
     """A head that computes nothing, and nodes of one core each."""
     servers.need("ray")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
         from ray.cluster_utils import Cluster
 
+        # or its server for clients may die when it forks: ray-project/ray#63202
+        patch.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
         made = Cluster()
-        made.add_node(wait=False, num_cpus=0, include_dashboard=False)
-        made.workers = []
+        made.add_node(wait=False, num_cpus=0, include_dashboard=False, ray_client_server_port=port)
+        made.from_outside, made.workers = f"ray://127.0.0.1:{port}", []
         grow(made, NODES)
         yield made
         made.shutdown()
@@ -128,7 +133,9 @@ def attempts(registry):
     return [run.attempts for run in registry.standings("fleet")]
 
 
-def test_a_killed_task_is_replaced_and_ctrl_c_ends_epochs(cluster, tmp_path, asked, whole):
+def test_from_outside_a_killed_task_is_replaced_and_ctrl_c_ends_epochs(
+    cluster, tmp_path, asked, whole
+):
     notes = []
 
     def deeds():
@@ -144,7 +151,7 @@ def test_a_killed_task_is_replaced_and_ctrl_c_ends_epochs(cluster, tmp_path, ask
         thread = threading.Thread(target=deeds)
         thread.start()
         with pytest.raises(InterruptedRunsError):
-            trained(tmp_path, asked, cluster.address, watch)
+            trained(tmp_path, asked, cluster.from_outside, watch)
         thread.join()
     with opened(tmp_path) as registry:
         standings = registry.standings("fleet")
@@ -166,6 +173,13 @@ def test_other_versions_are_refused(cluster, tmp_path, asked, monkeypatch):
         trained(tmp_path, asked, cluster.address, workers=1)
     with opened(tmp_path) as registry:
         assert set(attempts(registry)) == {0}
+
+
+def test_another_ray_is_told_with_both_versions(cluster, monkeypatch):
+    monkeypatch.setattr("ray.__version__", "1.0")
+    for address in (cluster.address, cluster.from_outside):
+        with pytest.raises(UnreachableError, match=r"started with: Ray: 2\..* with: Ray: 1\.0 .*;"):
+            raycluster.RayCluster(address)
 
 
 def test_several_machines_need_a_catalogue_that_they_share(cluster, tmp_path, asked):
