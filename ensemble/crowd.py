@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ensemble.diversity import Diversity, diversity, tally
+from ensemble.diversity import Diversity, Tally, diversity, tally
 from ensemble.entrants import Entrant, told_alone
 from ensemble.growth import Growth, growth, pool_sizes, subset_rows
 from ensemble.members import Bench
@@ -45,20 +45,21 @@ def meet(
     targets = table.targets("test")
     scores: dict[str, Score] = {}
     means = [torch.zeros(()) for _ in metrics]
-    for entrant, val, test in told_alone(table, singles):
+
+    def score(entrant: Entrant, val: Tensor, test: Tensor) -> tuple[Score, list[Tensor]]:
         own = val, table.targets("val", table.own(entrant.run))
-        scores[entrant.run.id] = Score(
+        scored = Score(
             entrant,
             [one(*own) for one in metrics],
             [one(test, targets) for one in metrics],
             table.loss(*own),
             figures_of(table, test, targets),
         )
-        if len(singles) > 1:
-            means = [
-                mean + one.resamples(test, targets) / len(singles)
-                for mean, one in zip(means, metrics, strict=True)
-            ]
+        return scored, [one.resamples(test, targets) / len(singles) for one in metrics]
+
+    for scored, resamples in told_alone(table, singles, score):
+        scores[scored.entrant.run.id] = scored
+        means = [mean + one for mean, one in zip(means, resamples, strict=True)]
     return [scores[entrant.run.id] for entrant in singles], means
 
 
@@ -74,14 +75,16 @@ def together(
     several = task == "regression" and targets.ndim == 2
     scale = targets.std(dim=0) if several else torch.ones(())
     crowd = replace(singles[0], runs=[entrant.run for entrant in singles])
-    counted, rows, start = None, [], 0
-    for outputs_K in crowd.portions("test"):
-        here = targets[start : start + outputs_K.shape[1]]
-        start += len(here)
-        pair = (outputs_K / scale, here / scale) if several else (outputs_K, here)
-        one = tally(*pair, task)
+    counted, rows = None, []
+
+    def look(outputs_K: Tensor, here: slice) -> tuple[Tally, Tensor]:
+        own = targets[here]
+        pair = (outputs_K / scale, own / scale) if several else (outputs_K, own)
+        return tally(*pair, task), subset_rows(outputs_K, own, metric, task)
+
+    for one, some in crowd.portions("test", look):
         counted = one if counted is None else counted + one
-        rows.append(subset_rows(outputs_K, here, metric, task))
+        rows.append(some)
     assert counted is not None
     grown = growth(torch.cat(rows, dim=1), pool_sizes(len(singles)), metric)
     return diversity(counted, task), grown, metric.name

@@ -1,7 +1,8 @@
 """Who is compared: single models, and what was made of them, and what each predicts.
 
 A single model is an ensemble of one, so that all of them predict, count and cost alike.  Rows come
-in portions and few models at a time, so that memory is bounded however many there are of either.
+in portions and few models at a time, so that memory is bounded however many there are of either;
+cores share these out (:mod:`ensemble.lanes`).
 
 Shapes: K member, N sample, C class.
 """
@@ -9,6 +10,8 @@ Shapes: K member, N sample, C class.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +19,7 @@ from torch import Tensor
 from ensemble.entries import LABELS, crossfit
 from ensemble.errors import EmptyError
 from ensemble.heldout import Pool, pooling
+from ensemble.lanes import in_lanes, shared_out
 from ensemble.members import Bench, MembersError, PartName, alike
 from ensemble.metrics import AnyMetric
 from ensemble.pools import pool_of
@@ -23,9 +27,10 @@ from ensemble.predictions import mean
 from ensemble.snapshots import members_of
 from zoo.registry import Registry, Run
 
-CELLS = 1 << 21  # numbers that models predict at once, each for all rows
+CELLS = 1 << 21  # numbers that models predict at once on a core, each for all rows
 PORTION = 1 << 19  # and all for some rows, of which tallies make many times as many
 MADE = ("weights", "predictions", "distilled")  # kinds of runs whose epochs include their parents'
+R = TypeVar("R")
 MORE = "; leave it out, or train it anew with a smaller optim.lr"
 
 
@@ -60,23 +65,33 @@ class Entrant:
     def predictions(self, part: PartName) -> Tensor:
         """What it predicts for a part that all its models share (see :meth:`Bench.loss`)."""
         everyone = range(len(self.runs))
-        return torch.cat([self.pool(outputs_K, everyone) for outputs_K in self.portions(part)])
+        return torch.cat(
+            [*self.portions(part, lambda outputs_K, _: self.pool(outputs_K, everyone))]
+        )
 
-    def portions(self, part: PartName) -> Iterator[Tensor]:
-        """Yield what its models predict for some rows after others, (K, n, ...).
+    def portions(self, part: PartName, look: Callable[[Tensor, slice], R]) -> Iterator[R]:
+        """Yield what is seen in what its models predict for some rows after others.
+
+        Args:
+            part: the rows, which all its models share.
+            look: is given outputs (K, n, ...), and which rows they are for.
 
         Raises:
             MembersError: naming the model that predicts what is no number.
         """
         parts = [getattr(self.table.own(group[0]), part) for group, _ in self.groups]
         rows = max(1, PORTION // (len(self.runs) * max(1, len(self.run.classes))))
-        for start in range(0, len(parts[0].y), rows):
+
+        def seen(start: int) -> R:
+            here = slice(start, start + rows)
             told: dict[str, Tensor] = {}
             for (group, forward), own in zip(self.groups, parts, strict=True):
-                outputs_K = forward(own.x[start : start + rows])
+                outputs_K = forward(own.x[here])
                 refuse_no_number(group, outputs_K, part, start)
                 told |= {run.id: outputs for run, outputs in zip(group, outputs_K, strict=True)}
-            yield torch.stack([told[run.id] for run in self.runs])
+            return look(torch.stack([told[run.id] for run in self.runs]), here)
+
+        return in_lanes(seen, range(0, len(parts[0].y), rows))
 
     def validated(self, metric: AnyMetric) -> float:
         """What it is worth on the rows that validate it.
@@ -134,31 +149,39 @@ def ancestors(registry: Registry, runs: Sequence[Run]) -> dict[str, Run]:
 
 
 def told_alone(
-    table: Bench, singles: Sequence[Entrant]
-) -> Iterator[tuple[Entrant, Tensor, Tensor]]:
-    """Yield single models with what they predict for their validation rows and for the test rows.
+    table: Bench, singles: Sequence[Entrant], look: Callable[[Entrant, Tensor, Tensor], R]
+) -> Iterator[R]:
+    """Yield what is seen in what single models predict.
 
     They run together where they can, as many at once as memory is meant for.
+
+    Args:
+        table: their data.
+        singles: the models.
+        look: is given one, and what it predicts for its validation rows and for the test rows.
 
     Raises:
         MembersError: naming the model that predicts what is no number.
     """
     by_id = {entrant.run.id: entrant for entrant in singles}
+
+    def seen(some: Sequence[Run]) -> list[R]:
+        data, forward = table.own(some[0]), table.predictor(some)
+        val_K, test_K = forward(data.val.x), forward(data.test.x)
+        refuse_no_number(some, val_K, "val", 0)
+        refuse_no_number(some, test_K, "test", 0)
+        told = zip(some, val_K[:, None], test_K[:, None], strict=True)
+        return [
+            look(by_id[run.id], table.pool(mean, val_1), table.pool(mean, test_1))
+            for run, val_1, test_1 in told
+        ]
+
+    crowds = []
     for group in alike([entrant.run for entrant in singles]):
         data = table.own(group[0])
         cells = (len(data.val.y) + len(data.test.y)) * max(1, len(data.classes))
-        size = max(1, CELLS // cells)
-        for start in range(0, len(group), size):
-            some = group[start : start + size]
-            forward = table.predictor(some)
-            val_K, test_K = forward(data.val.x), forward(data.test.x)
-            refuse_no_number(some, val_K, "val", 0)
-            refuse_no_number(some, test_K, "test", 0)
-            for k, run in enumerate(some):
-                val, test = (
-                    table.pool(mean, outputs_K[k : k + 1]) for outputs_K in (val_K, test_K)
-                )
-                yield by_id[run.id], val, test
+        crowds += shared_out(group, max(1, CELLS // cells))
+    return chain.from_iterable(in_lanes(seen, crowds))
 
 
 def refuse_no_number(runs: Sequence[Run], outputs_K: Tensor, part: str, first: int) -> None:

@@ -4,7 +4,7 @@ The pool is the mean of probabilities or values.  Which k members it is must not
 of its metric are averaged over several subsets: windows of k members on a circle in random order,
 in which every member has equally many neighbours.  A pool of one is every member, a pool of K all.
 
-Shapes: S size, K member, N sample, C class, L label, T target.
+Shapes: S size, W window, K member, N sample, C class, L label, T target.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ensemble.expectations import expectation, predicted
+from ensemble.lanes import in_lanes
 from ensemble.metrics import Metric
 from ensemble.statistics import paired_bootstrap
 
@@ -67,19 +68,22 @@ def subset_rows(
     guess_K = expectation(outputs_K.double(), task)
     guess_K = guess_K[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
     sizes = pool_sizes(count)
-    rows_SN = torch.zeros(len(sizes), len(targets), dtype=torch.float64)
-    for guess in guess_K:
-        rows_SN[0] += metric.rows(predicted(guess, task), targets) / count
-    starts = sorted({count * step // SUBSETS for step in range(SUBSETS)})
-    for start in starts:
-        total = torch.zeros_like(guess_K[0])
-        for held in range(1, sizes[-1] + 1):
-            total += guess_K[(start + held - 1) % count]
+
+    def mean_rows(pools_K: Tensor) -> Tensor:
+        """The rows of several pools, side by side: short operations cost more than their sums."""
+        many = targets.repeat(len(pools_K), *(1 for _ in targets.shape[1:]))
+        rows = metric.rows(predicted(pools_K.flatten(0, 1), task), many)
+        return rows.view(len(pools_K), -1).mean(dim=0)
+
+    rows_SN = [mean_rows(guess_K)]
+    start_W = torch.tensor(sorted({count * step // SUBSETS for step in range(SUBSETS)}))
+    total_W = torch.zeros_like(guess_K[: len(start_W)])
+    for held in range(1, sizes[-1] + 1):
+        total_W += guess_K[(start_W + held - 1) % count]
+        if held in sizes[1:]:
             whole = held == count  # of which there is one subset
-            if held in sizes[1:] and not (whole and start):
-                rows = metric.rows(predicted(total / held, task), targets)
-                rows_SN[sizes.index(held)] += rows / (1 if whole else len(starts))
-    return rows_SN
+            rows_SN.append(mean_rows((total_W[:1] if whole else total_W) / held))
+    return torch.stack(rows_SN)
 
 
 def growth(rows_SN: Tensor, sizes: Sequence[int], metric: Metric) -> list[Growth]:
@@ -92,9 +96,11 @@ def growth(rows_SN: Tensor, sizes: Sequence[int], metric: Metric) -> list[Growth
     >>> [(size.members, size.value, size.gain) for size in growth(rows, [1, 2], rmse)]
     [(1, 1.0, 0.0), (2, 0.0, -1.0)]
     """
-    told = []
-    for size, rows_N in zip(sizes, rows_SN, strict=True):
+
+    def told(place: int) -> Growth:
+        rows_N = rows_SN[place]
         interval = paired_bootstrap(rows_N, rows_SN[0], metric.finish, samples=2_000)
         value = float(metric.finish(rows_N.mean()))
-        told.append(Growth(size, value, interval.delta, interval.low, interval.high))
-    return told
+        return Growth(sizes[place], value, interval.delta, interval.low, interval.high)
+
+    return [*in_lanes(told, range(len(sizes)))]

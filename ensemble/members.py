@@ -6,6 +6,7 @@ This is where the arithmetic of :mod:`ensemble` meets the runs of :mod:`zoo`.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from ensemble.entries import settings_of
 from ensemble.errors import EmptyError, EnsembleError, listing
 from ensemble.heldout import OutOfFold, Pool, assemble
+from ensemble.lanes import in_lanes, shared_out
 from ensemble.metrics import METRICS, AnyMetric, ranking
 from ensemble.naming import names, renumbered, reordered
 from ensemble.predictions import check_finite, pooled
@@ -56,6 +58,7 @@ class Bench:
     loader: Loader
     _states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     _outputs: dict[tuple[str, PartName], Tensor] = field(default_factory=dict)
+    _turn: RLock = field(default_factory=RLock)  # with the loader and the global random state
 
     @property
     def metric(self) -> AnyMetric:
@@ -71,7 +74,8 @@ class Bench:
         config = settings_of(run, "data", DataConfig).model_copy(update={"ref": self.config.ref})
         if config == self.config:
             return self.data
-        data = self.loader.data(config)
+        with self._turn:
+            data = self.loader.data(config)
         _refuse_change(data, run)
         return data
 
@@ -145,11 +149,15 @@ class Bench:
     def predict(self, runs: Sequence[Run], name: PartName) -> None:
         """Compute what runs predict for a part of their own data, those together that can be."""
         missing = [run for run in runs if (run.id, name) not in self._outputs]
-        for group in alike(missing):
-            x_N = _part(self.own(group[0]), name).x
-            outputs_K = self.predictor(group)(x_N)
-            check_finite(outputs_K, [run.label for run in group])
-            for run, outputs in zip(group, outputs_K, strict=True):
+
+        def told(some: Sequence[Run]) -> Tensor:
+            outputs_K = self.predictor(some)(_part(self.own(some[0]), name).x)
+            check_finite(outputs_K, [run.label for run in some])
+            return outputs_K
+
+        crowds = [some for group in alike(missing) for some in shared_out(group)]
+        for some, outputs_K in zip(crowds, in_lanes(told, crowds), strict=True):
+            for run, outputs in zip(some, outputs_K, strict=True):
                 self._outputs[run.id, name] = outputs
 
     def predictor(self, runs: Sequence[Run]) -> Callable[[Tensor], Tensor]:
@@ -158,8 +166,9 @@ class Bench:
         Rows may be as a part of the runs' own data holds them, or prepared by it.  Classes, labels
         and targets come in the order of the first run's data.
         """
-        modules = [self.module(run) for run in runs]
-        forward = self.forward(modules, [self.state(run) for run in runs], self.own(runs[0]))
+        with self._turn:
+            modules = [self.module(run) for run in runs]
+            forward = self.forward(modules, [self.state(run) for run in runs], self.own(runs[0]))
         theirs, ours = names(runs[0].preprocessing), names(self.data.preprocessing)
         return lambda x_N: reordered(forward(x_N), theirs, ours)
 

@@ -13,6 +13,7 @@ from ensemble.connectivity import Preflight
 from ensemble.errors import OptionError
 from ensemble.heldout import pooling
 from ensemble.ladder import Ladder, steps
+from ensemble.lanes import in_lanes
 from ensemble.likeness import same_model, same_rows
 from ensemble.members import bench
 from ensemble.pools import Pooled, pool
@@ -103,7 +104,7 @@ def combine(
         same_rows(runs)
     table.predict(runs, "val")
     alone = pooling(partial(table.pool, mean), {})
-    figures = [table.figures(*table.validation([run], alone)) for run in runs]
+    figures = [*in_lanes(lambda run: table.figures(*table.validation([run], alone)), runs)]
     order = list(range(len(runs)))
     if (
         chosen is None or not chosen.ordered

@@ -17,6 +17,7 @@ from torch import Tensor
 from ensemble.catalogue import method
 from ensemble.errors import EnsembleError, OptionError
 from ensemble.expectations import expectation, predicted
+from ensemble.lanes import in_lanes
 from ensemble.predictions import check_finite, weighted
 
 DIGITS = 6  # of scores, unless they are tiny; what differs less is a tie
@@ -216,7 +217,10 @@ def _climb(
         def together(member: int, count: int = step, sofar: Tensor = total) -> Tensor:
             return predicted((sofar + expected_K[member]) / count, task)
 
-        scores = {member: _rounded(score(together(member)), digits) for member in bag}
+        def scored(member: int, to: int | None = digits) -> float:
+            return _rounded(score(together(member)), to)
+
+        scores = dict(zip(bag, in_lanes(scored, bag), strict=True))
         highest = max(scores.values())
         if highest == -math.inf and not picked:
             raise EnsembleError(

@@ -22,6 +22,7 @@ from ensemble.repeats import by_split
 from ensemble.scoreboard import comparison_text, shortened
 from ensemble.significance import holm
 from zoo import Registry, parse, plan, train_many
+from zoo.choice import threads
 from zoo.registry import NewRun
 
 QUICK = {"model": {"hidden": [8]}, "train": {"epochs": 6}, "optim": {"lr": 0.02}}
@@ -457,6 +458,33 @@ def test_no_more_is_predicted_at_once_than_memory_is_meant_for(shared, monkeypat
     compare(registry, registry.runs())
     assert len(runs) * 359 * 10 > most
     assert most / 2 < max(sizes) <= most * 1.3  # 256 rows of six are timed at once
+
+
+@pytest.mark.parametrize("cores", [2, 5])
+def test_lanes_compare_and_pool_as_one_thread_does_to_the_last_bit(registry, monkeypatch, cores):
+    monkeypatch.setattr("zoo.inference.PAYS_S", math.inf)  # what is the fastest way is no question
+    for name in ("CELLS", "PORTION"):
+        monkeypatch.setattr(f"ensemble.entrants.{name}", 5_000)
+    runs = trained(registry, "digits", seeds=7)
+    runs += trained(registry, "digits", seeds=6, name="other", model={"hidden": [12]})
+
+    def told():
+        found = [combine(registry, runs, "predictions", method=how) for how in ("mean", "greedy")]
+        comparison = compare(registry, [*runs, *(one.run for one in found)])
+        rows = [
+            {name: cell for name, cell in row.to_json().items() if "inference_ms" not in name}
+            for row in comparison.rows
+        ]
+        pools = [(one.val, one.best, one.mean, one.run.metrics, one.run.config) for one in found]
+        return repr((pools, rows, comparison.growth, comparison.reliability)), comparison.diversity
+
+    with threads(1):
+        expected, differ = told()
+    with threads(cores):
+        again, differ_again = told()
+    assert again == expected
+    assert torch.equal(differ_again.disagreement_KK, differ.disagreement_KK)
+    assert torch.equal(differ_again.correlation_KK, differ.correlation_KK)
 
 
 def test_200_members_are_compared(registry):

@@ -135,7 +135,7 @@ class Inference:
         with self.lock:
             if size in self.tiles:
                 return
-            some = x_N[: int(LOOP_S / row_s)]
+            some = x_N[: min(PLAIN.rows, int(LOOP_S / row_s))]
             if len(some) < min(len(x_N), FEW):  # a call costs nothing beside its arithmetic
                 self.tiles[size] = PLAIN
                 return

@@ -256,7 +256,14 @@ def _connect(ray: Any, address: str) -> None:
             token.chmod(0o600)
         ray.init(address=address, **options)
     except Exception as error:  # Ray raises of every kind, and bare ones
-        raise UnreachableError(f"--cluster {address}: {_last_line(error)}") from error
+        ray.shutdown()  # what is half connected
+        told = str(error)  # of other versions, on several lines
+        told = _last_line(error) if "Traceback" in told else " ".join(told.split()) or repr(error)
+        raise UnreachableError(
+            f"--cluster {address}: {told.rstrip('.')}; the head is at HOST:{PORTS['']}, its client "
+            f"server at ray://HOST:{PORTS['ray://']}, unless started elsewhere, and all need one "
+            "version of Ray and of Python"
+        ) from error
     finally:
         os.umask(mask)
         if threading.current_thread() is threading.main_thread():

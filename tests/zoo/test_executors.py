@@ -5,7 +5,7 @@ import signal
 import threading
 
 import pytest
-from fleet import ONE_BY_ONE, in_training, planned, slow_settings, started, waited_for
+from fleet import ONE_BY_ONE, held, in_training, planned, slow_settings, started, waited_for
 from test_resume import assert_same_content, opened, states_left
 
 from zoo import models
@@ -55,7 +55,16 @@ def whole(tmp_path_factory, asked):
 
 def test_two_processes_train_every_run_once_and_to_the_same_bits(tmp_path, asked, whole):
     watch = Told()
-    runs = trained(tmp_path, asked, watch, executor=Processes(2))
+    with held(asked) as hold:
+
+        def let_go():
+            in_training(tmp_path)
+            hold.unlink()
+
+        thread = threading.Thread(target=let_go)
+        thread.start()
+        runs = trained(tmp_path, asked, watch, executor=Processes(2))
+        thread.join()
     assert {run.status for run in runs} == {"finished"}
     assert_same_content(tmp_path, whole)
     assert attempts(tmp_path) == [1] * 6
@@ -67,16 +76,17 @@ def test_two_processes_train_every_run_once_and_to_the_same_bits(tmp_path, asked
 
 
 def test_a_killed_worker_loses_nothing_and_is_replaced(tmp_path, asked, whole):
-    watch, killed = Told(), []
+    watch = Told()
+    with held(asked) as hold:
 
-    def kill():
-        killed.append(in_training(tmp_path)[0])
-        os.kill(killed[0], signal.SIGKILL)
+        def kill():
+            os.kill(in_training(tmp_path)[0], signal.SIGKILL)
+            hold.unlink()
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    runs = trained(tmp_path, asked, watch, executor=Processes(2))
-    thread.join()
+        thread = threading.Thread(target=kill)
+        thread.start()
+        runs = trained(tmp_path, asked, watch, executor=Processes(2))
+        thread.join()
     assert {run.status for run in runs} == {"finished"}
     assert any("died (SIGKILL)" in note for note in watch.notes)
     assert any("1 interrupted runs go on where they were" in note for note in watch.notes)
@@ -89,11 +99,12 @@ def test_ctrl_c_reaches_the_workers_and_the_same_command_goes_on(tmp_path, asked
         in_training(tmp_path)
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(InterruptedRunsError) as caught:
-        trained(tmp_path, asked, executor=Processes(2))
-    thread.join()
+    with held(asked):
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(InterruptedRunsError) as caught:
+            trained(tmp_path, asked, executor=Processes(2))
+        thread.join()
     assert caught.value.exit_code == 130
     with opened(tmp_path) as registry:
         standings = registry.standings("fleet")
@@ -110,18 +121,13 @@ def command(folder, asked):
 def test_workers_of_a_killed_command_save_and_end_and_the_same_command_goes_on(
     tmp_path, asked, whole
 ):
-    driver = started(command, tmp_path, asked)
-    pids = in_training(tmp_path)
-    assert driver.pid not in pids
-    driver.kill()
-    driver.join()
-
-    def let_go():
-        with opened(tmp_path) as registry:
-            return not any(run.holder for run in registry.standings("fleet"))
-
-    waited_for(let_go)
-    with opened(tmp_path) as registry:
+    with held(asked), opened(tmp_path) as registry:
+        driver = started(command, tmp_path, asked)
+        pids = in_training(tmp_path)
+        assert driver.pid not in pids
+        driver.kill()
+        driver.join()
+        waited_for(lambda: not any(run.holder for run in registry.standings("fleet")))
         told = [run.status for run in registry.standings("fleet")]
     assert told.count("interrupted") == 2
     trained(tmp_path, asked)

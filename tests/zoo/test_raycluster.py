@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import servers
-from fleet import ONE_BY_ONE, in_training, planned, slow_settings, started, waited_for
+from fleet import ONE_BY_ONE, held, in_training, planned, slow_settings, started, waited_for
 from test_resume import assert_same_content, opened, states_left
 
 from zoo import raycluster
@@ -44,16 +44,27 @@ def s3_places(s3_server, postgres_server):
 def cluster(s3_places):
     """A head that computes nothing, and nodes of one core each."""
     servers.need("ray")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
         from ray.cluster_utils import Cluster
 
-        made = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
-        )
-        made.workers = [made.add_node(num_cpus=1) for _ in range(NODES)]
+        # or its server for clients may die when it forks: ray-project/ray#63202
+        patch.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        made = Cluster()
+        made.add_node(wait=False, num_cpus=0, include_dashboard=False, ray_client_server_port=port)
+        made.from_outside, made.workers = f"ray://127.0.0.1:{port}", []
+        grow(made, NODES)
         yield made
         made.shutdown()
+
+
+def grow(cluster, count):
+    """Add nodes, which start side by side."""
+    cluster.workers += [cluster.add_node(wait=False, num_cpus=1) for _ in range(count)]
+    cluster.wait_for_nodes(timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +81,12 @@ def whole(tmp_path_factory, asked):
     return folder
 
 
-def trained(places, asked, address, watch=lambda event: None):
+def trained(places, asked, address, watch=lambda event: None, workers=None):
     """Train a plan on a cluster; return its runs."""
     with (
         opened(places) as registry,
         trusting(EVERYTHING),
-        raycluster.RayCluster(address) as executor,
+        raycluster.RayCluster(address, workers) as executor,
     ):
         return train_many(planned(asked), registry, executor=executor, watch=watch, **ONE_BY_ONE)
 
@@ -94,33 +105,37 @@ def test_a_node_and_the_driver_die_and_every_run_is_published_once(
 ):
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
     arguments = [s3_places.url, s3_places.blobs, json.dumps(asked), cluster.address]
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, *arguments], env={**os.environ, "PYTHONPATH": path}
-    )
-    pids = in_training(s3_places, processes=NODES)
-    assert driver.pid not in pids
-    cluster.remove_node(cluster.workers.pop(), allow_graceful=False)
-    waited_for(lambda: max(attempts(s3_places)) > 1)  # one of the others has taken over
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    with held(asked) as hold, opened(s3_places) as registry:
+        driver = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, *arguments], env={**os.environ, "PYTHONPATH": path}
+        )
+        pids = in_training(s3_places, processes=NODES)
+        assert driver.pid not in pids
+        cluster.remove_node(cluster.workers.pop(), allow_graceful=False)
+        hold.unlink()
+        waited_for(lambda: max(attempts(registry)) > 1)  # one of the others has taken over
+        hold.touch()
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
     runs = trained(s3_places, asked, cluster.address)
     assert {run.status for run in runs} == {"finished"}
     assert_same_content(s3_places, whole)
-    assert max(attempts(s3_places)) >= 2
     with opened(s3_places) as registry:
+        assert max(attempts(registry)) >= 2
         for run in runs:
             assert [kept.kind for kept in registry.checkpoints(run.id)] == ["best"]
             assert len(registry.history(run.id)) == run.epochs
         assert registry.saved_states([run.id for run in runs]) == []
-    cluster.workers.append(cluster.add_node(num_cpus=1))
+    grow(cluster, 1)
 
 
-def attempts(places):
-    with opened(places) as registry:
-        return [run.attempts for run in registry.standings("fleet")]
+def attempts(registry):
+    return [run.attempts for run in registry.standings("fleet")]
 
 
-def test_a_killed_task_is_replaced_and_ctrl_c_ends_epochs(cluster, tmp_path, asked, whole):
+def test_from_outside_a_killed_task_is_replaced_and_ctrl_c_ends_epochs(
+    cluster, tmp_path, asked, whole
+):
     notes = []
 
     def deeds():
@@ -129,15 +144,15 @@ def test_a_killed_task_is_replaced_and_ctrl_c_ends_epochs(cluster, tmp_path, ask
         in_training(tmp_path, processes=2)
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=deeds)
-    thread.start()
-
     def watch(event):
         notes.append(str(event))
 
-    with pytest.raises(InterruptedRunsError):
-        trained(tmp_path, asked, cluster.address, watch)
-    thread.join()
+    with held(asked):
+        thread = threading.Thread(target=deeds)
+        thread.start()
+        with pytest.raises(InterruptedRunsError):
+            trained(tmp_path, asked, cluster.from_outside, watch)
+        thread.join()
     with opened(tmp_path) as registry:
         standings = registry.standings("fleet")
     assert all(run.is_free for run in standings)
@@ -155,8 +170,16 @@ def test_other_versions_are_refused(cluster, tmp_path, asked, monkeypatch):
     monkeypatch.setattr(raycluster, "versions", lambda: {**ours, "PyTorch": "1.0"})
     host = socket.gethostname()
     with pytest.raises(WorkersLostError, match=rf"on {host}: .*PyTorch is \S+ and there 1\.0;"):
-        trained(tmp_path, asked, cluster.address)
-    assert set(attempts(tmp_path)) == {0}
+        trained(tmp_path, asked, cluster.address, workers=1)
+    with opened(tmp_path) as registry:
+        assert set(attempts(registry)) == {0}
+
+
+def test_another_ray_is_told_with_both_versions(cluster, monkeypatch):
+    monkeypatch.setattr("ray.__version__", "1.0")
+    for address in (cluster.address, cluster.from_outside):
+        with pytest.raises(UnreachableError, match=r"started with: Ray: 2\..* with: Ray: 1\.0 .*;"):
+            raycluster.RayCluster(address)
 
 
 def test_several_machines_need_a_catalogue_that_they_share(cluster, tmp_path, asked):
@@ -176,7 +199,7 @@ def test_weights_that_a_node_does_not_see_are_refused(cluster, tmp_path, asked, 
 
     monkeypatch.setattr(raycluster, "_mark", nothing)
     with pytest.raises(WorkersLostError, match="the places must be the same everywhere, however"):
-        trained(tmp_path, asked, cluster.address)
+        trained(tmp_path, asked, cluster.address, workers=1)
 
 
 def test_more_than_a_node_has_is_refused(cluster):
