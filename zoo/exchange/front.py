@@ -52,9 +52,7 @@ def front(run: Run, checkpoint: Checkpoint, parents: Mapping[str, Run]) -> list[
         told["pipeline_tag"] = task
         told["datasets"] = [_identifier(Path(run.data_ref).name)]
         told["model-index"] = _index(run, checkpoint, task or run.task)
-    return [
-        f"{key}: {escaped(json.dumps(it, ensure_ascii=False))}" for key, it in told.items() if it
-    ]
+    return [f"{key}: {_written(value)}" for key, value in told.items() if value]
 
 
 def _index(run: Run, checkpoint: Checkpoint, task: str) -> list[dict[str, Any]]:
@@ -74,6 +72,11 @@ def _index(run: Run, checkpoint: Checkpoint, task: str) -> list[dict[str, Any]]:
             "results": [{"task": {"type": task}, "dataset": data, "metrics": figures}],
         }
     ]
+
+
+def _written(value: Any) -> str:
+    """Write a value as JSON without anything that a viewer may take for HTML."""
+    return escaped(json.dumps(value, ensure_ascii=False)).replace("<", r"\u003c")
 
 
 def _repository(run: Run | None, key: str) -> str:
