@@ -1,7 +1,9 @@
 # Everything happens in .venv; nothing needs to be there before but Python (>= 3.11) and make.
 PYTHON ?= python3
-BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt
+VENV := .venv
+CONSTRAINTS := constraints.txt
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 # Modules are compiled once, as they are first imported: pip is told not to, and processes are many.
 unexport PYTHONDONTWRITEBYTECODE
@@ -15,50 +17,56 @@ RAY := tests/zoo/test_raycluster.py
 
 PARTS := test-shared test-zoo test-ensemble test-rest
 
-.PHONY: demo test test-cluster $(PARTS) lint check bench docs dist release clean
+.PHONY: demo test test-cluster test-oldest $(PARTS) lint check bench docs dist release clean
 
-demo: .venv/demo ## train 8 seeds, combine them both ways, compare with the best single model
+demo: $(VENV)/demo ## train 8 seeds, combine them both ways, compare with the best single model
 	$(BIN)/zoo train-many --data mnist5k --model mlp --seeds 8
 	$(BIN)/zoo ensemble --mode predictions
 	$(BIN)/zoo ensemble --mode weights
 	$(BIN)/zoo ensemble --mode weights --method uniform
 	$(BIN)/zoo compare
 
-test: .venv/test ## all tests, doctests and the README's blocks, in four processes
+test: $(VENV)/test ## all tests, doctests and the README's blocks, in four processes
 	$(MAKE) --jobs=4 --output-sync=target --no-print-directory $(PARTS)
 
-test-shared: .venv/test
+test-shared: $(VENV)/test
 	$(BIN)/python -m pytest $(SHARED)
 
-test-zoo: .venv/test
+test-zoo: $(VENV)/test
 	$(BIN)/python -m pytest tests/zoo --ignore=$(RAY) $(SHARED:%=--ignore=%)
 
-test-ensemble: .venv/test
+test-ensemble: $(VENV)/test
 	$(BIN)/python -m pytest tests/ensemble zoo ensemble
 
-test-rest: .venv/test
+test-rest: $(VENV)/test
 	$(BIN)/python -m pytest tests --ignore=tests/zoo --ignore=tests/ensemble
 
-test-cluster: .venv/test ## training on a real Ray cluster of several nodes on this machine
+test-cluster: $(VENV)/test ## training on a real Ray cluster of several nodes on this machine
 	$(BIN)/python -m pytest $(RAY)
 
-lint: .venv/test ## format, lint, types
+test-oldest: ## all tests with the oldest versions that pyproject.toml allows, but for PyTorch
+	mkdir -p build
+	sed -nE 's/^ +"([a-z0-9-]+)(\[.*\])?>=([0-9.]+)",$$/\1==\3/p' pyproject.toml | grep -v '^torch=' >build/oldest.txt
+	grep '^torch=' constraints.txt >>build/oldest.txt
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=build/oldest.txt
+
+lint: $(VENV)/test ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 check: lint test
 
-bench: .venv/test ## ratios against the plain PyTorch loop
+bench: $(VENV)/test ## ratios against the plain PyTorch loop
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,rounds
 
-docs: .venv/docs ## the site, in build/site; every link in it is checked
+docs: $(VENV)/docs ## the site, in build/site; every link in it is checked
 	rm -rf build/pages build/site
 	mkdir -p build/pages
 	cp --parents *.md LICENSE examples/*.py docs/*.png docs/*.md docs/*/*.md build/pages
 	$(BIN)/zensical build --clean --strict
 
-dist: .venv/test ## the sdist, and the wheel that is built from it
+dist: $(VENV)/test ## the sdist, and the wheel that is built from it
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 
@@ -66,19 +74,19 @@ release: dist ## that wheel works in an empty environment, without the repositor
 	.ci/release
 
 clean: ## remove the environment and the caches, not the registry
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	rm -rf .venv .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
 
-.venv/bin/python:
-	$(PYTHON) -m venv .venv
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
 
-.venv/demo: .venv/bin/python pyproject.toml constraints.txt
+$(VENV)/demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[mnist]'
 	touch $@
 
-.venv/test: .venv/bin/python pyproject.toml constraints.txt
+$(VENV)/test: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[test]'
 	touch $@
 
-.venv/docs: .venv/bin/python pyproject.toml constraints.txt
+$(VENV)/docs: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[docs]'
 	touch $@

@@ -199,7 +199,7 @@ class ZooClassifier(ClassifierMixin, _Zoo):  # type: ignore[misc]  # scikit-lear
 
     Rows that nothing is trained on, a share of ``validation_fraction``, decide when members stop
     and all that is chosen.  A frame may have columns of any type and gaps; arrays are numbers, and
-    NaN is a gap.  Rows cannot be weighed.
+    NaN is a gap.  Rows cannot be weighed, and may be repeated: copies stay together.
 
     Args:
         members: how many networks, which differ in their seeds.

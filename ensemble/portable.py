@@ -32,6 +32,7 @@ ENDINGS = (".onnx", ".pt2")
 ROWS = 256  # that are compared at most
 TOLERANCE = 1e-4  # of a probability, or of the largest value
 DETAILS = "zoo.json"  # in a .pt2 file
+LARGEST = 2**31 - 2**24  # bytes of weights in ONNX: what protobuf allows, less room for the rest
 
 
 def export_graph(
@@ -52,7 +53,7 @@ def export_graph(
 
     Raises:
         UsageError: where the file is there already, what ONNX takes is not installed, or the model
-            does things that such a file cannot express.
+            is larger than such a file may be, or does things that it cannot express.
         NotFoundError: where the run has no weights.
         ZooError: where the file would predict otherwise than the registry does, or cannot be
             written; it is not there then.
@@ -66,6 +67,8 @@ def export_graph(
 
     def write(file: BinaryIO) -> None:
         made = graph(registry, run)
+        if output.suffix == ".onnx":
+            _refuse_large(made, run)
         x_N, expected, real = _compared(registry, run, made)
         told.update(_described(run, made))
         program = _traced(made, x_N, run)
@@ -88,6 +91,15 @@ def _need_onnx() -> None:
                 f"ONNX needs onnx, onnxruntime and onnxscript, however {name} is not installed; "
                 "pip install '.[onnx]'"
             )
+
+
+def _refuse_large(made: Graph, run: Run) -> None:
+    size = sum(held.nbytes for held in (*made.module.parameters(), *made.module.buffers()))
+    if size > LARGEST:
+        raise UsageError(
+            f"an ONNX file holds {LARGEST / 1e9:.2f} GB of weights at most, however {run.label} "
+            f"has {size / 1e9:.2f} GB; export .pt2 or the weights"
+        )
 
 
 def _compared(registry: Registry, run: Run, made: Graph) -> tuple[Tensor, Tensor, bool]:

@@ -150,9 +150,12 @@ def test_a_model_card_holds_no_markup_of_a_name(tmp_path):
     assert not re.search(r"(?<!\\)[\[\]|`]", text.split("classes |")[1].splitlines()[0][:-1])
     _, front, _ = text.split("---\n", 2)
     assert [line.partition(": ")[0] for line in front.splitlines()] == [
+        "license",
         "library_name",
         "tags",
         "metrics",
+        "datasets",
+        "model-index",
     ]
     assert all(json.loads(line.partition(": ")[2]) for line in front.splitlines())
 

@@ -24,7 +24,7 @@ RACE_WIDTH = 16  # members in the first race
 WIDER = 1.05  # a wider stack may be this much slower per member: it is refilled less often
 MARGIN = 1.2  # by which threads inside operations must be faster than none
 LONG_S = 0.02  # of a step in lanes: then operations are long enough for one thread each
-RACE_S = 0.1, 2.0  # of timing, at least and at most
+RACE_S = 0.1, 2.0  # of timing, at least (or as long as training takes) and at most
 SHARE = 0.03  # of the training that may be spent on timing, between these
 Engines = Mapping[EngineName, Engine]
 
@@ -223,8 +223,12 @@ def _step(entry: tuple[Engine, Race]) -> None:
 
 
 def _race(timers: Sequence[_Timer], steps: int) -> None:
-    """Measure all in turns, the longer the more steps are to come."""
-    in_turns(timers, lambda best: min(max(SHARE * steps * best, RACE_S[0]), RACE_S[1]))
+    """Measure all in turns, the longer the more steps are to come; no longer than these take."""
+
+    def enough(best: float) -> float:
+        return min(max(SHARE * steps * best, min(steps * best, RACE_S[0])), RACE_S[1])
+
+    in_turns(timers, enough)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class Timer:
 
 
 def in_turns(timers: Sequence[Timer], enough: Callable[[float], float]) -> None:
-    """Measure all in turns; drop the hopeless.
+    """Measure all in turns; drop the hopeless, and end where nobody is left to beat.
 
     Args:
         timers: of the contenders.
@@ -58,4 +58,6 @@ def in_turns(timers: Sequence[Timer], enough: Callable[[float], float]) -> None:
         best = min(timer.seconds for timer in alive)
         limit = HOPELESS[min(rounds, len(HOPELESS)) - 1] * best
         alive = [timer for timer in alive if timer.seconds < limit]
+        if len(alive) == 1:
+            return
         least = enough(best)

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
-from ensemble import ZooClassifier, ZooRegressor
+from ensemble import ZooClassifier, ZooRegressor, estimators
 from ensemble.errors import DivergedError, OptionError
 from zoo import models
 
@@ -28,7 +28,7 @@ XR, YR = load_diabetes(return_X_y=True)
 @parametrize_with_checks(
     [
         ZooClassifier(2, epochs=20, lr=0.02, hidden=(16,), **QUICK),
-        ZooRegressor(2, epochs=20, lr=0.02, hidden=(16,), **QUICK),
+        ZooRegressor(2, mode="single", epochs=20, lr=0.02, hidden=(16,), **QUICK),
     ]
 )
 def test_scikit_learn_finds_nothing_wrong(estimator, check):
@@ -110,6 +110,21 @@ def test_members_that_diverge_are_told_and_are_not_members():
 def test_wrong_parameters_are_refused_in_a_sentence(wrong, says):
     with pytest.raises(OptionError, match=says):
         ZooClassifier(**{"epochs": 1, **QUICK, **wrong}).fit(X, Y)
+
+
+def test_copies_of_a_row_stay_on_one_side_of_the_split(monkeypatch):
+    frames, train = [], estimators.train_and_combine
+    monkeypatch.setattr(
+        estimators, "train_and_combine", lambda *a, **k: frames.append(a[1]) or train(*a, **k)
+    )
+    times = np.where(Y == 0, 3, 1)
+    rare = {"train.class_weights": "balanced"}
+    model = ZooClassifier(1, epochs=2, settings=rare, **QUICK)
+    model.fit(np.repeat(X, times, axis=0), np.repeat(Y, times))
+    rows = frames[0].iloc[:-1]  # the last is the test row that there must be
+    sides = rows.groupby([*rows.columns.drop("part")])["part"]
+    assert (sides.size() >= 3).sum() >= 40
+    assert (sides.nunique() == 1).all()
 
 
 def test_most_rows_may_validate():

@@ -194,6 +194,18 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
         export_graph(registry, members[0], tmp_path / "one.onnx")
 
 
+def test_more_weights_than_onnx_holds_are_refused_and_pt2_takes_them(
+    registry, members, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(portable, "LARGEST", 400)
+    with pytest.raises(
+        UsageError, match=r"ONNX file holds 0\.00 GB .* tumours.* has 0\.00 GB; export \.pt2"
+    ):
+        export_graph(registry, members[0], tmp_path / "large.onnx")
+    assert not list(tmp_path.iterdir())
+    export_graph(registry, members[0], tmp_path / "large.pt2")
+
+
 class Odd(torch.nn.Module):
     def forward(self, x):
         return torch.special.ndtri(x.sigmoid())[:, :2]

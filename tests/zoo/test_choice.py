@@ -1,5 +1,6 @@
 """The choice of how to compute: by a race that changes nothing, and with the reason told."""
 
+import math
 import time
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from stacks import IMPOSSIBLE, MEMBERS, Custom, Rebinding, custom, prepared
 
 from zoo import choice as zoo_choice
+from zoo import racing
 from zoo.choice import Choice, Race, bounds, described
 from zoo.objective import objective
 from zoo.racing import ROUNDS
@@ -281,9 +283,29 @@ def test_the_longer_training_takes_the_longer_is_the_race(monkeypatch):
 
     monkeypatch.setattr(zoo_choice, "_race", counted)
     monkeypatch.setattr(zoo_choice, "RACE_S", (0.0, 0.3))
+    monkeypatch.setattr(racing, "HOPELESS", (math.inf,))
     for steps in (1, 1_000_000):
         zoo_choice.choose(race(modules, x_KN, y_KN), engines(modules[0], task), steps)
     assert rounds[0] <= ROUNDS + 1 < rounds[1]
+
+
+def test_a_race_is_no_longer_than_the_training(monkeypatch):
+    asked = []
+    monkeypatch.setattr(zoo_choice, "RACE_S", (0.1, 2.0))
+    monkeypatch.setattr(zoo_choice, "in_turns", lambda _, enough: asked.append(enough(0.001)))
+    for steps in (10, 1_000, 10_000, 10_000_000):
+        zoo_choice._race([], steps)
+    assert asked == pytest.approx([0.01, 0.1, 0.3, 2.0])
+
+
+def test_a_race_ends_where_one_contender_is_left():
+    clock = iter(range(1000))
+    alone, other = (racing.Timer(lambda: None, clock=lambda: next(clock)) for _ in range(2))
+    racing.in_turns([alone], lambda _: 100.0)
+    assert len(alone.taken) == 1
+    other.scale = 5.0  # hopeless
+    racing.in_turns([alone, other], lambda _: 100.0)
+    assert (len(alone.taken), len(other.taken)) == (2, 1)
 
 
 def test_memory_that_ends_in_the_race_is_not_taken_for_an_impossible_engine():

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ensemble import combine
 from ensemble.serving import predictor
-from zoo import continuation, export_runs, load_model, parse, plan, train_many
+from zoo import continuation, export_runs, load_model, parse, plan, register, train_many
 from zoo.data import apply
 from zoo.errors import ConfigError, MismatchError, NotFoundError, UsageError, ZooError
 from zoo.exchange import writing
@@ -71,15 +71,40 @@ def _umask():
     return mask
 
 
+def front(text):
+    lines = text.split("---")[1].strip().splitlines()
+    return {key: json.loads(value) for key, value in (line.split(": ", 1) for line in lines)}
+
+
 def test_the_card_has_front_matter_figures_and_a_way_to_load(registry, tmp_path, monkeypatch):
     soup = registry.run("soup")
     (path,) = export_runs(registry, [soup], tmp_path)
     text = path.with_name("README.md").read_text()
-    front = dict(line.split(": ", 1) for line in text.split("---")[1].strip().splitlines())
-    parents = [f"iris-mlp-{key}" for key in soup.parents]
-    assert json.loads(front["base_model"]) == parents
-    assert json.loads(front["base_model_relation"]) == "merge"
-    assert json.loads(front["metrics"]) == ["accuracy", "loss"]
+    assert front(text) == {
+        "license": "unknown",
+        "library_name": "zoo-ensemble",
+        "tags": ["zoo-ensemble", "classification", "merge"],
+        "base_model": [f"iris-mlp-{key}" for key in soup.parents],
+        "base_model_relation": "merge",
+        "metrics": ["accuracy", "loss"],
+        "pipeline_tag": "tabular-classification",
+        "datasets": ["iris"],
+        "model-index": [
+            {
+                "name": "soup",
+                "results": [
+                    {
+                        "task": {"type": "tabular-classification"},
+                        "dataset": {"name": "iris", "type": "iris", "split": "validation"},
+                        "metrics": [
+                            {"type": name[4:], "name": name, "value": value}
+                            for name, value in soup.metrics.items()
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
     assert soup.data_fingerprint in text
     assert "No figure here is of test rows." in text
     assert f"{soup.metrics['val_loss']:.6g}" in text
@@ -88,6 +113,35 @@ def test_the_card_has_front_matter_figures_and_a_way_to_load(registry, tmp_path,
         scope = {}
         exec(block, scope)
     assert not scope["model"].training
+
+
+def test_a_card_names_data_and_parents_as_a_repository_may_be_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame({"x": range(60), "y": [2.0 * x for x in range(60)]})
+    frame.to_csv("our houses, 2024.csv", index=False)
+    settings = {"data": {"ref": "our houses, 2024.csv", "target": "y"}, "name": "größe", "seeds": 2}
+    with Registry("sqlite:///r.db", "blobs") as registry:
+        runs = train_many(plan(parse({**settings, "train": {"epochs": 1}})), registry)
+        soup = combine(registry, runs, "weights", method="uniform", name="soup").run
+        (path,) = export_runs(registry, [soup], "out")
+    told = front(path.with_name("README.md").read_text())
+    assert told["pipeline_tag"] == "tabular-regression"
+    assert told["datasets"] == ["our-houses-2024.csv"]
+    assert told["base_model"] == [f"gr-e-{key}" for key in soup.parents]
+    assert told["model-index"][0]["results"][0]["dataset"]["name"] == "our houses, 2024.csv"
+
+
+def test_a_card_of_weights_from_elsewhere_tells_of_no_data(tmp_path):
+    with Registry(f"sqlite:///{tmp_path}/r.db", tmp_path / "blobs") as registry:
+        state = {"w": torch.zeros(2)}
+        run = register(registry, state, "theirs", metrics={"val_loss": 0.4}).run
+        (path,) = export_runs(registry, [run], tmp_path / "out")
+    assert front(path.with_name("README.md").read_text()) == {
+        "license": "unknown",
+        "library_name": "zoo-ensemble",
+        "tags": ["zoo-ensemble"],
+        "metrics": ["loss"],
+    }
 
 
 def test_an_exported_model_predicts_as_the_registry_does(registry, run, tmp_path):

@@ -1,20 +1,14 @@
-"""What accompanies exported weights: ``config.json`` for programs, ``README.md`` for people.
-
-The front matter is that of a Hugging Face model card.  Its values are written as JSON, which is
-YAML too, so that no name can end a line or begin a key.
-"""
+"""What accompanies exported weights: ``config.json`` for programs, ``README.md`` for people."""
 
 import html
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.exchange.template import DEFAULT, fill
-from zoo.printable import escaped, printable
+from zoo.exchange.front import front
+from zoo.printable import printable
 from zoo.registry import Checkpoint, Run
 
-RELATIONS = {"weights": "merge", "distilled": "finetune", "single": "finetune"}
 ROW = "| {} | {} |"
 HONEST = """\
 Figures named `val_` are of validation rows. These chose the weights, so new rows may do worse;
@@ -75,14 +69,7 @@ def readme(run: Run, checkpoint: Checkpoint, file: str, parents: Mapping[str, Ru
         file: the name of their file.
         parents: the runs it was made of, by their identifiers, as far as they are known.
     """
-    front: dict[str, Any] = {"library_name": "zoo-ensemble", "tags": ["zoo-ensemble", run.task]}
-    if run.parents:
-        front["base_model"] = [_repository(parents.get(key), key) for key in run.parents]
-        front["base_model_relation"] = RELATIONS.get(run.kind, "finetune")
-    figures = [name for name in checkpoint.metrics if re.fullmatch(r"\w+", name)]
-    if figures:
-        front["metrics"] = sorted({name.partition("_")[2] or name for name in figures})
-    matter = [f"{key}: {escaped(json.dumps(it, ensure_ascii=False))}" for key, it in front.items()]
+    figures = any(re.fullmatch(r"\w+", name) for name in checkpoint.metrics)
     facts: dict[str, Any] = {
         "run": f"{run.label} ({run.id})",
         "kind": run.kind,
@@ -107,7 +94,7 @@ def readme(run: Run, checkpoint: Checkpoint, file: str, parents: Mapping[str, Ru
         *([HONEST] if figures and run.known_data else []),
         _loading(run, file),
     ]
-    return "\n".join(["---", *matter, "---", "", "\n\n".join(parts), ""])
+    return "\n".join(["---", *front(run, checkpoint, parents), "---", "", "\n\n".join(parts), ""])
 
 
 def _loading(run: Run, file: str) -> str:
@@ -143,11 +130,6 @@ def _outputs(run: Run) -> int | None:
     if not run.preprocessing:
         return None
     return len(run.classes) or len(run.preprocessing["target"]["names"])
-
-
-def _repository(run: Run | None, key: str) -> str:
-    """Name a parent as its own export is named by default."""
-    return key if run is None else fill(DEFAULT, {"name": run.name, "id": run.id}, run.owner)
 
 
 def _cell(value: Any) -> str:
