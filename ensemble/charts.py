@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from ensemble.figures import chance, figure, interval, large, shortened
+from ensemble.figures import chance, figure, interval, large
 from ensemble.plots import (
     BOTTOM,
     HEIGHT,
@@ -21,7 +21,7 @@ from ensemble.plots import (
     vertical,
     words,
 )
-from ensemble.scoreboard import named
+from ensemble.scoreboard import brief, named
 from ensemble.standings import Comparison, Row
 
 NAMES = 144.0  # where the field begins when names stand before it
@@ -58,9 +58,9 @@ def intervals_plot(comparison: Comparison) -> Plot:
     shapes = [stroke(x(base.test), TOP, x(base.test), height - BOTTOM, "reference")]
     for place, row in enumerate(rows):
         y = TOP + step * (place + 0.5)
-        name = named(row, comparison)
-        shapes.append(words(NAMES - 10, y + 4, shortened(name, NAME), "label", "end"))
-        told = f"{name}: {figure(row.test)}"
+        name = brief(row, comparison, NAME)
+        shapes.append(words(NAMES - 10, y + 4, name, "label", "end"))
+        told = f"{named(row, comparison)}: {figure(row.test)}"
         if row not in shown:
             shapes += _beyond(row, x, y, told)
             continue
@@ -192,7 +192,7 @@ def reliability_plot(comparison: Comparison) -> Plot:
         x_ticks=x.ticks,
         y_ticks=y.ticks,
         legend=[
-            *((f"curve {row.kind}", shortened(named(row, comparison), 28)) for row, _ in drawn),
+            *((f"curve {row.kind}", brief(row, comparison, 28)) for row, _ in drawn),
             ("reference", "as predicted"),
         ],
     )
@@ -220,7 +220,7 @@ def cost_plot(comparison: Comparison) -> Plot:
     steps.append((x.end, steps[-1][1]))
     shapes, marks = [line(steps, "front")], []
     for row in priced:
-        here, name = x(row.inference_ms_256 or 0.0), shortened(named(row, comparison), 22)
+        here, name = x(row.inference_ms_256 or 0.0), brief(row, comparison, 22)
         told = f"{name}: {figure(row.test)}, {row.inference_ms_256:.2f} ms"
         if row in shown:
             marks.append((here, y(row.test), name))

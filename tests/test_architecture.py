@@ -33,6 +33,7 @@ KNOWS_ZOO = {
     "supplies",
     "teachers",
     "comparison",
+    "figures",
     "pool_text",
     "learners",
     "pools",
