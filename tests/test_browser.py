@@ -168,6 +168,9 @@ def test_paper_keeps_the_table_of_candidates_and_no_cell_is_broken(page):
     row = page.locator("table.candidates tbody tr").first
     assert row.evaluate("one => getComputedStyle(one).display") == "table-row"
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    edges = "one => one.getBoundingClientRect().left"
+    table, dot = page.locator("table.candidates"), page.locator("table.candidates .swatch").first
+    assert dot.evaluate(edges) >= table.evaluate(edges)
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     broken = """[...document.querySelectorAll(".numbers td")].filter(
         one => /^[-+.\\d]+$/.test(one.innerText) && one.clientHeight > 30).length"""
