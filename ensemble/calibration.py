@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ensemble.errors import EnsembleError, OptionError, nearest
+from ensemble.errors import EnsembleError, NonFiniteError, OptionError, nearest
 from ensemble.expectations import expectation, predicted
 
 KINDS = ("temperature", "vector", "isotonic")
@@ -54,6 +54,7 @@ def calibrate(predictions: Tensor, labels: Tensor, task: str, kind: str) -> dict
     Raises:
         OptionError: an unknown kind, or a task without probabilities.
         EnsembleError: shapes that differ, or no rows.
+        NonFiniteError: predictions that are NaN or infinite.
 
     >>> log_NC = torch.tensor([[0.9, 0.1]]).log().repeat(1000, 1)
     >>> labels_N = (torch.arange(1000) % 10 > 6).long()
@@ -69,6 +70,11 @@ def calibrate(predictions: Tensor, labels: Tensor, task: str, kind: str) -> dict
         raise EnsembleError(
             "a calibration needs predictions and labels of some rows, however: "
             f"{tuple(predictions.shape)} and {tuple(labels.shape)}"
+        )
+    if bool((bad_N := ~predictions.isfinite().all(dim=1)).any()):
+        raise NonFiniteError(
+            "a calibration needs finite predictions, however those of row "
+            f"{int(bad_N.nonzero()[0])} are not; give a probability of 0 a small one"
         )
     if kind == "isotonic":
         return {"kind": kind, **_isotonic(expectation(predictions.double(), task), labels)}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from ensemble.figures import chance, figure, interval, large, shortened
+from ensemble.figures import chance, figure, interval, large
 from ensemble.plots import (
     BOTTOM,
     HEIGHT,
@@ -21,12 +21,13 @@ from ensemble.plots import (
     vertical,
     words,
 )
-from ensemble.scoreboard import named
+from ensemble.scoreboard import brief, named
 from ensemble.standings import Comparison, Row
 
 NAMES = 144.0  # where the field begins when names stand before it
 NAME = 19  # characters of a name there
 ROW = 24.0  # at least, between two rows
+NOISE = 0.1  # of a time, that says nothing
 FAR = 4.0  # times the usual difference, beyond which a candidate is drawn at the edge
 KINDS = {
     "single": "best single model",
@@ -58,9 +59,9 @@ def intervals_plot(comparison: Comparison) -> Plot:
     shapes = [stroke(x(base.test), TOP, x(base.test), height - BOTTOM, "reference")]
     for place, row in enumerate(rows):
         y = TOP + step * (place + 0.5)
-        name = named(row, comparison)
-        shapes.append(words(NAMES - 10, y + 4, shortened(name, NAME), "label", "end"))
-        told = f"{name}: {figure(row.test)}"
+        name = brief(row, comparison, NAME)
+        shapes.append(words(NAMES - 10, y + 4, name, "label", "end"))
+        told = f"{named(row, comparison)}: {figure(row.test)}"
         if row not in shown:
             shapes += _beyond(row, x, y, told)
             continue
@@ -89,7 +90,7 @@ def intervals_plot(comparison: Comparison) -> Plot:
             ]
             for row in rows
         ],
-        x_label=comparison.metric,
+        x_label=x.named(comparison.metric),
         x_ticks=x.ticks,
         legend=[(f"dot {kind}", KINDS[kind]) for kind in kinds],
         height=height,
@@ -138,7 +139,7 @@ def growth_plot(comparison: Comparison) -> Plot:
             for size in sizes
         ],
         x_label="members in the pool",
-        y_label=metric,
+        y_label=y.named(metric),
         x_ticks=ticks,
         y_ticks=y.ticks,
         legend=[("curve predictions", "pool of members"), *legend],
@@ -192,7 +193,7 @@ def reliability_plot(comparison: Comparison) -> Plot:
         x_ticks=x.ticks,
         y_ticks=y.ticks,
         legend=[
-            *((f"curve {row.kind}", shortened(named(row, comparison), 28)) for row, _ in drawn),
+            *((f"curve {row.kind}", brief(row, comparison, 28)) for row, _ in drawn),
             ("reference", "as predicted"),
         ],
     )
@@ -202,25 +203,21 @@ def cost_plot(comparison: Comparison) -> Plot:
     """Draw what candidates are worth against the time that a prediction takes."""
     priced = [row for row in comparison.rows if row.inference_ms_256 is not None]
     shown = near(priced)
-    times = [row.inference_ms_256 or 0.0 for row in priced]
+    times = [_ms(row) for row in priced]
     x = horizontal([*times, min(times) / 1.2, max(times) * 1.2], logarithmic=True)
     tests = [row.test for row in shown]
     room = 0.3 * (max(tests) - min(tests)) * (len(shown) < len(priced))  # for those beyond
     y = vertical([*tests, min(tests) - room, max(tests) + room / 3])
-    sign = 1 if comparison.direction == "max" else -1
-    front: list[Row] = []
-    for row in sorted(priced, key=lambda row: (row.inference_ms_256, -sign * row.test)):
-        if row in shown and (not front or sign * row.test > sign * front[-1].test):
-            front.append(row)
+    front = pareto(shown, 1 if comparison.direction == "max" else -1)
     steps: list[tuple[float, float]] = []
     for row in front:
-        here = x(row.inference_ms_256 or 0.0)
+        here = x(_ms(row))
         steps += [(here, steps[-1][1])] if steps else []
         steps.append((here, y(row.test)))
     steps.append((x.end, steps[-1][1]))
     shapes, marks = [line(steps, "front")], []
-    for row in priced:
-        here, name = x(row.inference_ms_256 or 0.0), shortened(named(row, comparison), 22)
+    for row in reversed(priced):  # so that the best single model lies on top
+        here, name = x(_ms(row)), brief(row, comparison, 22)
         told = f"{name}: {figure(row.test)}, {row.inference_ms_256:.2f} ms"
         if row in shown:
             marks.append((here, y(row.test), name))
@@ -230,14 +227,14 @@ def cost_plot(comparison: Comparison) -> Plot:
             marks.append((here, low - 4, f"{name} {figure(row.test)}"))
             mark = "\u25be" if row.test < y.low else "\u25b4"
             shapes.append(words(here, low, mark, f"beyond {row.kind}", "middle"))
-    shapes += captions(marks, x, y)
+    shapes += captions(marks[::-1], x, y)
     return Plot(
         key="cost",
         title="Quality against cost",
         says=f"Test {comparison.metric} of {len(priced)} candidates against the time to predict "
         f"256 rows; on the front are {', '.join(named(row, comparison) for row in front)}.",
-        note="Line: the Pareto front, those that nothing else beats in both. Time on one thread of "
-        "the machine that made this report.",
+        note="Line: the Pareto front, those that nothing else beats in both, times within a tenth "
+        "being equal. Time on one thread of the machine that made this report.",
         shapes=shapes,
         columns=["candidate", comparison.metric, "ms for 256 rows", "ms for 1", "flops", "front"],
         rows=[
@@ -252,11 +249,33 @@ def cost_plot(comparison: Comparison) -> Plot:
             for row in priced
         ],
         x_label="ms for 256 rows (logarithmic)",
-        y_label=comparison.metric,
+        y_label=y.named(comparison.metric),
         x_ticks=x.ticks,
         y_ticks=y.ticks,
         legend=[(f"dot {kind}", KINDS[kind]) for kind in dict.fromkeys(row.kind for row in priced)],
     )
+
+
+def pareto(rows: Sequence[Row], sign: int) -> list[Row]:
+    """Return those that no other beats in both, the fastest first.
+
+    Times within a tenth are equal, or noise would put the worse of two models of one architecture
+    on the front; ``sign`` is 1 where a higher figure is better, else -1.
+    """
+
+    def beats(one: Row, other: Row) -> bool:
+        if sign * one.test > sign * other.test:
+            return _ms(one) <= (1 + NOISE) * _ms(other)
+        return one.test == other.test and _ms(one) < _ms(other)
+
+    return sorted(
+        (row for row in rows if not any(beats(other, row) for other in rows)),
+        key=_ms,
+    )
+
+
+def _ms(row: Row) -> float:
+    return row.inference_ms_256 or 0.0
 
 
 def _beyond(row: Row, x: Scale, y: float, told: str) -> list[Shape]:

@@ -114,7 +114,12 @@ def _baselines(
     means = [statistics.fmean(values) for values in zip(*(s.test for s in scores), strict=True)]
     base = [one(predictions, targets) for one in metrics]
     intervals = [
-        interval_of(mean - own, mean_S - one.resamples(predictions, targets), len(targets))
+        interval_of(
+            mean - own,
+            mean_S - one.resamples(predictions, targets),
+            len(targets),
+            scale=abs(mean) + abs(own),
+        )
         for mean, own, mean_S, one in zip(means, base, resamples, metrics, strict=True)
     ]
     mean = Row(

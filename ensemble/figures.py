@@ -1,28 +1,22 @@
-"""How figures are written, in the terminal and in the report."""
+"""How differences, counts and names are written, in the terminal and in the report."""
+
+from zoo.figures import figure as figure
 
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def figure(value: float | None, sign: str = "") -> str:
-    """Write a figure with four digits after the point, or four in all where it is large.
-
-    >>> figure(0.5), figure(52.6), figure(3301.0)
-    ('0.5000', '52.60', '3301')
-    """
-    if value is None:
-        return ""
-    if value != value:
-        return "undefined"
-    return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}#.4g}".rstrip(".")
-
-
 def interval(delta: float | None, low: float | None, high: float | None) -> str:
-    """Write a difference with its interval, where that is known and defined."""
+    """Write a difference with its interval, where that is known and defined.
+
+    >>> interval(-0.0005, -0.0028, 0.0014), interval(-2e-7, -3e-7, 0.0)
+    ('-0.0005 [-0.0028, +0.0014]', '-2.00e-07 [-3.00e-07, +0.0000]')
+    """
     if low is None or high is None:
         return figure(delta, "+")
     if low != low:
         return f"{figure(delta, '+')} [undefined]"
-    return f"{figure(delta, '+')} [{figure(low, '+')}, {figure(high, '+')}]"
+    most = max(abs(low), abs(high))
+    return f"{figure(delta, '+', most)} [{figure(low, '+', most)}, {figure(high, '+', most)}]"
 
 
 def chance(p_value: float | None) -> str:

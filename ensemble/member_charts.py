@@ -40,7 +40,7 @@ def curves_plot(
     losses = [loss for course in courses.values() for _, loss in course]
     epochs = [epoch for course in courses.values() for epoch, _ in course]
     logarithmic = min(losses) > 0 and max(losses) / min(losses) > 20
-    x, y = horizontal(epochs), vertical(losses, logarithmic=logarithmic)
+    x, y = horizontal(epochs, whole=True), vertical(losses, logarithmic=logarithmic)
     shapes: list[Shape] = []
     for run in [*(run for run in runs if run not in best), *best]:
         look = "single" if run in best else "member"
@@ -74,7 +74,7 @@ def curves_plot(
             for run in runs
         ],
         x_label="epoch",
-        y_label="validation loss" + (" (logarithmic)" if logarithmic else ""),
+        y_label=y.named("validation loss") + (" (logarithmic)" if logarithmic else ""),
         x_ticks=x.ticks,
         y_ticks=y.ticks,
         legend=[("curve single", "best single model"), ("curve member", "other members")],
@@ -110,10 +110,9 @@ def similarity_plot(comparison: Comparison) -> Plot:
             at["fill-opacity"] = round(0.08 + 0.87 * share, 3)
             shapes.append(Shape("rect", "heat", at, told))
             if len(runs) <= 8:
-                look = "cell strong" if share > 0.55 else "cell"
                 middle = left + (j + 0.5) * size
                 told = f"{100 * value:.1f}" if shares else f"{value:.2g}"
-                shapes.append(words(middle, y + size / 2 + 4, told, look, "middle"))
+                shapes.append(words(middle, y + size / 2 + 4, told, "cell", "middle"))
     base = TOP + size * len(runs)
     if few:
         shapes += [

@@ -5,6 +5,7 @@ whole (:mod:`ensemble.whole`).  Predictions are log-probabilities (N, C) of clas
 of labels, or values (N,) or (N, T); targets are labels (N,) or (N, L), or values.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -24,6 +25,7 @@ from ensemble.statistics import (
 )
 
 Direction: TypeAlias = Literal["min", "max"]
+FEWEST = 5  # of a class: of one or two rows, 95 % intervals of areas held 43 and 87 %
 
 
 def _itself(means: Tensor) -> Tensor:
@@ -70,6 +72,9 @@ class Metric:
 class WholeMetric:
     """A metric of predictions as a whole: ``figure = whole(predictions, targets)(weights)``.
 
+    Where some class, or label, or its absence, has fewer than ``fewest`` rows, resamples say too
+    little of others like them: intervals are nan.
+
     >>> log = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]).log()
     >>> METRICS["classification"]["roc_auc"](log, torch.tensor([0, 1, 1]))
     1.0
@@ -78,6 +83,7 @@ class WholeMetric:
     name: str
     direction: Direction
     whole: Callable[[Tensor, Tensor], whole.Figure]
+    fewest: int = 0
 
     def __call__(self, predictions: Tensor, targets: Tensor) -> float:
         """Score predictions; nan where the figure is undefined."""
@@ -86,11 +92,23 @@ class WholeMetric:
     def interval(self, candidate: Tensor, baseline: Tensor, targets: Tensor) -> Interval:
         """Compare a candidate's predictions with a baseline's, on the same rows."""
         pair = self.whole(candidate, targets), self.whole(baseline, targets)
-        return weighted_bootstrap(*pair, len(targets))
+        told = weighted_bootstrap(*pair, len(targets))
+        if _rarest(targets) < self.fewest:
+            return told._replace(low=math.nan, high=math.nan, p_value=math.nan)
+        return told
 
     def resamples(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Return the figure of resampled rows, (S,), which are the same for all predictions."""
-        return resampled_figures(self.whole(predictions, targets), len(targets))
+        told_S = resampled_figures(self.whole(predictions, targets), len(targets))
+        return told_S if _rarest(targets) >= self.fewest else torch.full_like(told_S, math.nan)
+
+
+def _rarest(targets: Tensor) -> int:
+    """Return how many rows the rarest class has, or the rarest label or absence of one."""
+    if targets.ndim == 1:
+        return int(targets.bincount().min())
+    there_L = (targets > 0).sum(dim=0)
+    return int(torch.minimum(there_L, len(targets) - there_L).min())
 
 
 AnyMetric: TypeAlias = Metric | WholeMetric
@@ -105,7 +123,7 @@ _ROWS: Mapping[str, tuple[AnyMetric, ...]] = {
         Metric("adaptive_ece", "min", scores.adaptive_ece, joint=True),
         WholeMetric("balanced_accuracy", "max", whole.balanced_accuracy),
         WholeMetric("f1", "max", whole.f1),
-        WholeMetric("roc_auc", "max", whole.roc_auc),
+        WholeMetric("roc_auc", "max", whole.roc_auc, FEWEST),
     ),
     "multilabel": (
         Metric("accuracy", "max", scores.subset_accuracy, binary=True),
@@ -114,7 +132,7 @@ _ROWS: Mapping[str, tuple[AnyMetric, ...]] = {
         Metric("hamming", "min", scores.hamming),
         WholeMetric("f1", "max", whole.label_f1),
         WholeMetric("f1_micro", "max", whole.label_f1_micro),
-        WholeMetric("roc_auc", "max", whole.label_roc_auc),
+        WholeMetric("roc_auc", "max", whole.label_roc_auc, FEWEST),
     ),
     "regression": (
         Metric("rmse", "min", scores.squared_error, torch.sqrt, affine=False),

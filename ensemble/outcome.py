@@ -6,6 +6,7 @@ from typing import Any
 
 from ensemble.classes import Student
 from ensemble.students import Distillation
+from zoo.figures import figure
 from zoo.render import Format, describe, render, to_json
 
 LEGEND = """\
@@ -74,4 +75,4 @@ def _student(student: Student, key: str) -> dict[str, Any]:
 
 
 def _figure(value: float | None) -> str:
-    return "diverged" if value is None else f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"
+    return "diverged" if value is None else figure(value)

@@ -6,12 +6,13 @@ Colours are classes, so that light, dark and print have their own.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 WIDTH, HEIGHT = 380.0, 300.0
 TOP, RIGHT, BOTTOM, LEFT = 12.0, 14.0, 46.0, 64.0
 LETTER = 6.3  # of small text, about so wide
+SMALL, LARGE = 1e-3, 1e5  # figures beyond are told in a power of ten
 TICKS = 5  # about so many on an axis
 
 
@@ -28,6 +29,7 @@ class Scale:
     start: float
     end: float
     logarithmic: bool = False
+    whole: bool = False  # ticks are whole numbers
 
     def __call__(self, value: float) -> float:
         """Return the place of a figure."""
@@ -42,6 +44,22 @@ class Scale:
         return self.low <= value <= self.high
 
     @property
+    def unit(self) -> float:
+        """The power of ten that ticks are told in: 1, but for tiny and for huge figures."""
+        most = max(abs(self.low), abs(self.high))
+        if self.logarithmic or SMALL <= most < LARGE:
+            return 1.0
+        return float(10.0 ** math.floor(math.log10(most)))
+
+    def named(self, what: str) -> str:
+        """Name the axis, and what its ticks are told in.
+
+        >>> Scale(1.5e-5, 1.7e-5, 0, 1).named("rmse"), Scale(0.1, 0.9, 0, 1).named("rmse")
+        ('rmse, in 1e-05', 'rmse')
+        """
+        return what if self.unit == 1 else f"{what}, in {self.unit:g}"
+
+    @property
     def ticks(self) -> list[tuple[float, str]]:
         """Places and round figures, from low to high.
 
@@ -49,20 +67,24 @@ class Scale:
         ['0.92', '0.94', '0.96', '0.98']
         >>> [label for _, label in Scale(0.3, 400, 0, 1, logarithmic=True).ticks]
         ['1', '10', '100']
+        >>> [label for _, label in Scale(1.52e-5, 1.68e-5, 0, 1).ticks]
+        ['1.55', '1.60', '1.65']
         """
         if self.logarithmic:
             powers = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
             figures = [10.0**power for power in powers]
-            if len(figures) < 2:
-                few = (m * 10.0**p for p in range(-12, 13) for m in (1, 2, 5))
-                figures = [one for one in few if self.within(one)]
+            for marks in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
+                if len(figures) < 2:
+                    few = (m * 10.0**p for p in range(-12, 13) for m in marks)
+                    figures = [one for one in few if self.within(one)]
             return [(self(one), f"{one:g}") for one in figures]
-        step = _step(self.high - self.low)
-        first = math.ceil(self.low / step - 1e-9)
-        count = math.floor(self.high / step + 1e-9) - first + 1
+        unit = self.unit
+        step = max(_step((self.high - self.low) / unit), float(self.whole))
+        first = math.ceil(self.low / unit / step - 1e-9)
+        count = math.floor(self.high / unit / step + 1e-9) - first + 1
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         figures = [(first + i) * step for i in range(count)]
-        return [(self(one), f"{one + 0.0:.{digits}f}") for one in figures]
+        return [(self(one * unit), f"{one + 0.0:.{digits}f}") for one in figures]
 
 
 @dataclass(frozen=True)
@@ -127,9 +149,11 @@ class Plot:
         return self.height - BOTTOM
 
 
-def horizontal(values: Sequence[float], *, left: float = LEFT, logarithmic: bool = False) -> Scale:
+def horizontal(
+    values: Sequence[float], *, left: float = LEFT, logarithmic: bool = False, whole: bool = False
+) -> Scale:
     """Return a scale of the horizontal axis that holds figures, with some room."""
-    return _scale(values, left, WIDTH - RIGHT, logarithmic)
+    return replace(_scale(values, left, WIDTH - RIGHT, logarithmic), whole=whole)
 
 
 def vertical(
@@ -179,6 +203,7 @@ def captions(marks: Sequence[tuple[float, float, str]], across: Scale, up: Scale
             (x - 7 - width, y + 11),
             (x - width / 2, y - 15),
             (x - width / 2, y + 15),
+            *((left, y + down) for left in (x - 6, x + 6 - width) for down in (-15, 15)),
             (x + 10, y),
             (x - 10 - width, y),
         ):

@@ -3,6 +3,7 @@
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from zoo.figures import figure
 from zoo.render import render
 
 if TYPE_CHECKING:
@@ -36,15 +37,21 @@ def pool_lines(product: "Product", made: "Pooled") -> list[str]:
     if made.calibration is not None and made.before and made.after:
         rows = [{"calibration": "before"}, {"calibration": _called(made.calibration)}]
         for row, figures in zip(rows, (made.before, made.after), strict=True):
-            row |= {name: f"{figure:.4f}" for name, figure in figures.items()}
+            row |= {name: figure(value) for name, value in figures.items()}
         lines.append(render(rows, list(rows[0]), "table"))
-        worse = [name for name, figure in made.after.items() if figure > made.before[name]]
-        if worse:
-            lines.append(f"this calibration makes {' and '.join(worse)} worse on rows held out")
+        if worse := [name for name in made.after if _worse(made.before[name], made.after[name])]:
+            *most, last = worse
+            all_of_them = f"{', '.join(most)} and {last}" if most else last
+            lines.append(f"this calibration makes {all_of_them} worse on rows held out")
     if made.found is not None or made.calibration is not None:
         also = ", before and after" if made.calibration else ""
         lines.append(CROSS_FITTED.format(also=also))
     return lines
+
+
+def _worse(before: float, after: float) -> bool:
+    """Tell whether a figure has risen by as much as can be seen."""
+    return after > before and figure(after) != figure(before)
 
 
 def _weights(product: "Product", weights: list[float]) -> str:

@@ -161,10 +161,11 @@ def vote(logits_KNC: Tensor) -> Tensor:
     """
     logits_KNC = _checked(logits_KNC, 3)
     members = logits_KNC.shape[0]
-    shares_NC = mean(logits_KNC).double().exp() * TIE
+    tie_NC = mean(logits_KNC).double() + math.log(TIE)
     decided_NK = logits_KNC.argmax(dim=-1).T
     vote_NK = torch.full_like(decided_NK, 1 / members, dtype=torch.float64)
-    return shares_NC.scatter_add_(1, decided_NK, vote_NK).log() - math.log1p(TIE)
+    shares_NC = torch.zeros_like(tie_NC).scatter_add_(1, decided_NK, vote_NK)
+    return torch.stack([shares_NC.log(), tie_NC]).logsumexp(dim=0) - math.log1p(TIE)
 
 
 @method("median", mode="predictions", paper="Tukey 1977, Exploratory Data Analysis")

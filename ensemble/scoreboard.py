@@ -37,10 +37,12 @@ def comparison_text(comparison: Comparison, form: Format, width: int = 80) -> st
     room = max(width, 80)
     better = "higher" if comparison.direction == "max" else "lower"
     looks = "once" if comparison.looks == 1 else f"{comparison.looks} times"
-    lines = [
+    head = (
         f"{comparison.data}: {comparison.metric}, {better} is better; {comparison.n_test} test "
-        f"rows, looked at {looks}\nbest single by validation: {comparison.baseline}"
-    ]
+        f"rows, looked at {looks}",
+        f"best single by validation: {comparison.baseline}",
+    )
+    lines = ["\n".join(_filled(sentence, room) for sentence in head)]
     lines += _tables(comparison, room)
     if comparison.diversity is not None:
         lines.append(_pools(comparison.growth, comparison.growth_metric))
@@ -48,10 +50,13 @@ def comparison_text(comparison: Comparison, form: Format, width: int = 80) -> st
     legend = [LEGEND] if comparison.validated_on == 1 else [LEGEND, OWN_ROWS]
     legend += [ORACLE] if any(row.method == "oracle" for row in comparison.rows) else []
     lines.append("\n".join([*legend, COSTS]))
-    lines += [
-        textwrap.fill(sentence, room, break_on_hyphens=False) for sentence in comparison.verdict
-    ]
+    lines += [_filled(sentence, room) for sentence in comparison.verdict]
     return "\n\n".join(lines)
+
+
+def _filled(sentence: str, room: int) -> str:
+    """Break lines between words, names of files and runs staying whole."""
+    return textwrap.fill(sentence, room, break_on_hyphens=False, break_long_words=False)
 
 
 def _tables(comparison: Comparison, room: int) -> list[str]:
@@ -61,21 +66,22 @@ def _tables(comparison: Comparison, room: int) -> list[str]:
     shown = [name for name in SHOWN[comparison.task] if name not in comparison.metrics]
     groups.append([{name: figure(row.figures[name]) for name in shown} for row in comparison.rows])
     groups.append([_cost(row) for row in comparison.rows])
-    names, tables = [named(row, comparison) for row in comparison.rows], []
+    longest = max(len(named(row, comparison)) for row in comparison.rows)
+    tables = []
     while groups:
         lines = groups.pop(0)
         while groups:
             if lines[0].keys() & groups[0][0].keys():  # another metric has a table of its own
                 break
             wider = [one | other for one, other in zip(lines, groups[0], strict=True)]
-            if _width(wider) + 2 + max(map(len, names)) > room:
+            if _width(wider) + 2 + longest > room:
                 break
             lines = wider
             groups.pop(0)
         most = max(room - _width(lines) - 2, len("candidate"))
         whole = [
-            {"candidate": shortened(name, most), **line}
-            for name, line in zip(names, lines, strict=True)
+            {"candidate": brief(row, comparison, most), **line}
+            for row, line in zip(comparison.rows, lines, strict=True)
         ]
         tables.append(render(whole, list(whole[0]), "table"))
     return tables
@@ -92,6 +98,12 @@ def named(row: Row, comparison: Comparison) -> str:
     if row.name == comparison.baseline:
         return "best single"
     return row.name.removeprefix(f"{comparison.baseline.partition('/')[0]}.")
+
+
+def brief(row: Row, comparison: Comparison, most: int) -> str:
+    """Say who a row is in so many characters: without its kind, or else without its middle."""
+    name = named(row, comparison)
+    return shortened(name if len(name) <= most else name.removeprefix(f"{row.kind}-"), most)
 
 
 def _result(row: Row, comparison: Comparison) -> dict[str, str]:

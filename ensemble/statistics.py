@@ -96,7 +96,8 @@ def paired_bootstrap(
             f"samples >= 1 and 0 < level < 1 are needed, however: {samples} and {level}"
         )
     a_N, b_N = rows_a_N.detach().cpu().double(), rows_b_N.detach().cpu().double()
-    delta = float(finish(a_N.mean()) - finish(b_N.mean()))
+    figure_a, figure_b = (float(finish(rows_N.mean())) for rows_N in (a_N, b_N))
+    delta = figure_a - figure_b
     if not bool((a_N.isfinite() & b_N.isfinite()).all()):
         return Interval(delta, math.nan, math.nan, math.nan)
     generator = torch.Generator().manual_seed(seed)
@@ -104,10 +105,9 @@ def paired_bootstrap(
     group_N = torch.randperm(count, generator=generator) % min(count, GROUPS)
     deltas_S = _resampled(a_N, b_N, finish, group_N, samples, generator)
     tail = _tail(level, count)
-    ends_2 = torch.quantile(deltas_S, torch.tensor([tail, 1 - tail], dtype=torch.float64))
-    # An end at zero is zero: rounding must not make a difference of it.
-    scale = finish(a_N.mean()).abs() + finish(b_N.mean()).abs()
-    low, high = ends_2.where(ends_2.abs() > ROUNDING * scale, 0.0).tolist()
+    ends = torch.quantile(deltas_S, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    told_3 = torch.tensor([delta, *ends], dtype=torch.float64)
+    delta, low, high = _unrounded(told_3, abs(figure_a) + abs(figure_b)).tolist()
     return Interval(delta, low, high, _flipped(a_N - b_N, group_N, samples, generator))
 
 
@@ -142,7 +142,8 @@ def weighted_bootstrap(
         samples=samples,
         seed=seed,
     )
-    return interval_of(whole_a - whole_b, deltas_S, count, level=level)
+    scale = abs(whole_a) + abs(whole_b)
+    return interval_of(whole_a - whole_b, deltas_S, count, scale=scale, level=level)
 
 
 def resampled_means(rows_N: Tensor, *, samples: int = 2_000, seed: int = 0) -> Tensor:
@@ -173,7 +174,9 @@ def resampled_figures(
     return torch.cat([figure(weight_SG[:, group_N]) for weight_SG in some])
 
 
-def interval_of(delta: float, deltas_S: Tensor, count: int, *, level: float = 0.95) -> Interval:
+def interval_of(
+    delta: float, deltas_S: Tensor, count: int, *, scale: float, level: float = 0.95
+) -> Interval:
     """Return the percentile interval and the p-value that go with resampled differences.
 
     Resamples that are undefined are left out; where that is half of them or more, or the difference
@@ -183,21 +186,29 @@ def interval_of(delta: float, deltas_S: Tensor, count: int, *, level: float = 0.
         delta: the difference of all rows.
         deltas_S: those of resamples.
         count: how many rows there are.
+        scale: of the figures that differ, beside which rounding makes no difference.
         level: of the interval.
 
     Raises :class:`OptionError` for a level out of range.
+
+    >>> interval_of(1e-16, torch.full((100,), -1e-16), count=9, scale=0.9)
+    Interval(delta=0.0, low=0.0, high=0.0, p_value=1.0)
     """
     if not 0 < level < 1:
         raise OptionError(f"0 < level < 1 is needed, however: {level}")
-    known_S = deltas_S[deltas_S.isfinite()].double()
+    known_S = _unrounded(deltas_S[deltas_S.isfinite()].double(), scale)
     if not math.isfinite(delta) or 2 * len(known_S) <= len(deltas_S):
         return Interval(delta, math.nan, math.nan, math.nan)
-    scale = known_S.abs().max().clamp(min=abs(delta))
-    known_S = known_S.where(known_S.abs() > ROUNDING * scale, 0.0)
+    delta = float(_unrounded(torch.tensor(delta, dtype=torch.float64), scale))
     tail = _tail(level, count)
     low, high = torch.quantile(known_S, torch.tensor([tail, 1 - tail]).double()).tolist()
     rarer = min(int((known_S <= 0).sum()), int((known_S >= 0).sum()))
     return Interval(delta, low, high, min(1.0, 2 * (1 + rarer) / (1 + len(known_S))))
+
+
+def _unrounded(deltas: Tensor, scale: float) -> Tensor:
+    """Let differences that are mere rounding of figures of this size be none."""
+    return deltas.where(deltas.abs() > ROUNDING * scale, 0.0)
 
 
 def _draws(count: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,7 @@ KNOWS_ZOO = {
     "supplies",
     "teachers",
     "comparison",
+    "figures",
     "pool_text",
     "learners",
     "pools",

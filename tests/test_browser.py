@@ -120,6 +120,11 @@ CONTRAST = """() => {
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const ground = (one) => {
+    if (one.matches(".cell")) {
+      const style = getComputedStyle(one.previousElementSibling);
+      const [heat, card] = [style.fill, ground(one.parentElement)].map((c) => c.match(/\\d+/g));
+      return `rgb(${heat.map((v, i) => Number(card[i]) + (v - card[i]) * style.fillOpacity)})`;
+    }
     for (; one; one = one.parentElement) {
       const colour = getComputedStyle(one).backgroundColor;
       if (!/, 0\\)$|transparent/.test(colour)) return colour;
@@ -129,7 +134,7 @@ CONTRAST = """() => {
   const told = [];
   for (const one of document.querySelectorAll("body *")) {
     const text = [...one.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
-    if (!text || one.closest("script, style, .cell, title, desc")) continue;
+    if (!text || one.closest("script, style, title, desc")) continue;
     const style = getComputedStyle(one);
     const [a, b] = [one.closest("svg") ? style.fill : style.color, ground(one)].map(light);
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
@@ -163,6 +168,9 @@ def test_paper_keeps_the_table_of_candidates_and_no_cell_is_broken(page):
     row = page.locator("table.candidates tbody tr").first
     assert row.evaluate("one => getComputedStyle(one).display") == "table-row"
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    edges = "one => one.getBoundingClientRect().left"
+    table, dot = page.locator("table.candidates"), page.locator("table.candidates .swatch").first
+    assert dot.evaluate(edges) >= table.evaluate(edges)
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     broken = """[...document.querySelectorAll(".numbers td")].filter(
         one => /^[-+.\\d]+$/.test(one.innerText) && one.clientHeight > 30).length"""

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from ensemble.significance import holm
 from zoo import Registry, parse, plan, train_many
 from zoo.choice import threads
 from zoo.registry import NewRun
+from zoo.render import describe
 
 QUICK = {"model": {"hidden": [8]}, "train": {"epochs": 6}, "optim": {"lr": 0.02}}
 
@@ -218,12 +220,23 @@ def test_the_table_fits_80_columns_and_explains_its_columns(shared):
 
 def test_long_names_lose_their_middle(shared):
     _, _, comparison = shared
-    from dataclasses import replace
-
     rows = [replace(row, name=f"{row.name}{'x' * 90}{k}") for k, row in enumerate(comparison.rows)]
     told = comparison_text(replace(comparison, rows=rows, baseline=rows[0].name), "table")
     assert max(len(line) for line in told.splitlines() if ".." in line) <= 80
     assert all(len(shortened("a" * 50, most)) == most for most in range(4, 30))
+
+
+def test_names_that_differ_at_their_ends_are_told_apart(shared):
+    """What all have in common, their kind, is left out before what is their own."""
+    _, _, comparison = shared
+    base, pool = comparison.rows[0], comparison.rows[-1]
+    fitted = [f"{method}-temperature" for method in ("stacking", "greedy", "convex")]
+    rows = [
+        replace(pool, name=f"digits-mlp.predictions-{name}", kind="predictions") for name in fitted
+    ]
+    told = comparison_text(replace(comparison, rows=[base, *rows]), "table")
+    first, *_ = told.split("candidate")[1:]
+    assert [name for name in fitted if f"\n{name} " in first] == fitted
 
 
 def test_json_has_no_nan_and_csv_a_line_for_each_candidate(shared):
@@ -494,3 +507,18 @@ def test_200_members_are_compared(registry):
     assert comparison.growth[-1].members == 200
     assert comparison.diversity.disagreement_KK.shape == (200, 200)
     assert max(map(len, comparison_text(comparison, "table").splitlines())) <= 80
+
+
+def test_targets_in_a_small_unit_are_told_in_digits_that_count(registry, tmp_path):
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame(draw.normal(size=(120, 3)), columns=["a", "b", "t"])
+    frame.assign(t=1e-6 * (frame["a"] + frame["t"])).to_csv(tmp_path / "t.csv", index=False)
+    runs = trained(registry, {"ref": str(tmp_path / "t.csv"), "target": "t"})
+    assert re.fullmatch(r"rmse \d\.\d\de-0[67]", describe(runs[0])["val"])
+    combine(registry, runs, "predictions")
+    told = comparison_text(compare(registry, registry.runs()), "table")
+    lines = [line for line in told.splitlines() if "/" not in line]  # the path has its length
+    first = next(line.split() for line in lines if line.startswith("best single  "))
+    assert re.fullmatch(r"\d\.\d\de-0[67]", first[3])
+    assert "0.0000  " not in told
+    assert max(map(len, lines)) <= 80

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from cli import main
 from ensemble import combine, compare
-from ensemble.charts import cost_plot, intervals_plot, near
+from ensemble.charts import cost_plot, intervals_plot, near, pareto
 from ensemble.plots import Scale
 from ensemble.report import html, write
 from zoo import Registry, parse, plan, train_many
@@ -200,7 +200,21 @@ def test_a_candidate_far_off_does_not_hide_the_others(iris):
                 assert 0 <= shape.at.get(name, 0) <= plot.height
 
 
-@pytest.mark.parametrize("low", [1e-9, 0.97, 3.0, 12345.0])
+def test_noise_of_a_time_puts_nobody_on_the_front(iris):
+    """Two models of one architecture take the same time, whatever was measured."""
+    base = iris[0].rows[0]
+    told = [
+        ("worse", 0.90, 1.00),
+        ("better", 0.92, 1.05),
+        ("same", 0.92, 1.06),
+        ("dear", 0.95, 3.0),
+    ]
+    rows = [replace(base, name=n, test=t, inference_ms_256=ms) for n, t, ms in told]
+    assert [row.name for row in pareto(rows, 1)] == ["better", "dear"]
+    assert [row.name for row in pareto(rows, -1)] == ["worse"]
+
+
+@pytest.mark.parametrize("low", [1e-9, 0.97, 3.0, 12345.0, 1e7])
 @pytest.mark.parametrize("ratio", [1.0001, 1.02, 3.0, 1e6])
 @pytest.mark.parametrize("logarithmic", [False, True])
 def test_every_scale_has_a_few_ticks_within_it(low, ratio, logarithmic):
@@ -208,7 +222,12 @@ def test_every_scale_has_a_few_ticks_within_it(low, ratio, logarithmic):
     assert all(-0.1 <= place <= 100.1 for place, _ in scale.ticks)
     labels = [label for _, label in scale.ticks]
     assert len(set(labels)) == len(labels) <= 20
-    assert logarithmic or len(labels) >= 2
+    assert len(labels) >= 2 or (logarithmic and ratio < 1.1)
+    assert ratio < 1.01 or max(map(len, labels), default=0) <= 6  # for which there is room
+
+
+def test_epochs_are_whole_numbers():
+    assert [label for _, label in Scale(0.9, 3.1, 0, 1, whole=True).ticks] == ["1", "2", "3"]
 
 
 def test_the_command_writes_the_report_and_the_table(iris, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from tabulate import tabulate
 
 from zoo.curves import judge
+from zoo.figures import figure
 from zoo.printable import escaped, printable
 from zoo.registry import Checkpoint, Run
 from zoo.registry.records import schema
@@ -72,7 +73,7 @@ def describe(run: Run) -> dict[str, Any]:
         "status": run.status,
         "best_epoch": run.best_epoch,
         "epochs": run.epochs,
-        "val": None if value is None else f"{metric} {value:.4f}",
+        "val": None if value is None else f"{metric} {figure(value)}",
         f"val_{metric}": value,
         "val_loss": run.metrics.get("val_loss"),
         "seconds": run.seconds,

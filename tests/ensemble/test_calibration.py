@@ -15,7 +15,7 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 from ensemble.calibration import KINDS, calibrate, calibrated
-from ensemble.errors import EnsembleError, OptionError
+from ensemble.errors import EnsembleError, NonFiniteError, OptionError
 from ensemble.predictions import mean, pooled
 from ensemble.scores import label_nll, nll
 
@@ -175,3 +175,7 @@ def test_what_cannot_be_calibrated_is_refused() -> None:
     for few, labels in ((told, truth[:-1]), (told[:0], truth[:0]), (told[:, 0], truth)):
         with pytest.raises(EnsembleError, match="needs predictions and labels of some rows"):
             calibrate(few, labels, "classification", "vector")
+    impossible = torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log()
+    for kind in KINDS:
+        with pytest.raises(NonFiniteError, match="those of row 1 are not"):
+            calibrate(impossible, torch.tensor([0, 0]), "classification", kind)

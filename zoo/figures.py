@@ -1,0 +1,25 @@
+"""How figures are written, in the terminal and in the report."""
+
+SMALL = 1e-3  # below, four digits after the point leave too little of a figure
+
+
+def figure(value: float | None, sign: str = "", beside: float = 0.0) -> str:
+    """Write a figure with four digits after the point, or three or four in all out of that range.
+
+    Args:
+        value: the figure; None is nothing.
+        sign: ``+`` where a positive one has its sign too.
+        beside: the size of what it stands beside: it is written as small only where that is.
+
+    >>> figure(0.5), figure(52.6), figure(3301.0), figure(0.0000161)
+    ('0.5000', '52.60', '3301', '1.61e-05')
+    >>> figure(-0.0002, "+"), figure(-0.0002, "+", beside=0.01)
+    ('-2.00e-04', '-0.0002')
+    """
+    if value is None:
+        return ""
+    if value != value:
+        return "undefined"
+    if 0 < abs(value) < SMALL and beside < SMALL:
+        return f"{value:{sign}.2e}"
+    return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}#.4g}".rstrip(".")
