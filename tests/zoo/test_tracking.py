@@ -44,7 +44,7 @@ def begin(registry, name="zoo", seed=0, lr=0.1):
     asked = NewRun(
         name=name,
         config={"optim": {"lr": lr, "betas": [0.9, 0.99]}, "train": {"clip_norm": None}},
-        config_hash=str(lr),
+        config_hash=str(lr)[:20].encode("utf-8", "replace").hex(),
         task="classification",
         data_ref="digits",
         data_fingerprint="f",
@@ -265,3 +265,13 @@ def test_what_somebody_damaged_ends_in_a_line(registry, tmp_path):
         connection.execute(update(tables.run).values(started_at="yesterday"))
     with pytest.raises(ZooError, match="times are ISO 8601, however one is 'yesterday'"):
         to_tensorboard(registry, [registry.run(run.id)], tmp_path)
+
+
+def test_settings_that_no_tracker_has_are_text(registry, tmp_path, uri, name):
+    run = begin(registry, name, lr=10**400)
+    odd = begin(registry, f"{name}odd", lr="\ud800\x1b[2J")
+    assert to_tensorboard(registry, [run, odd], tmp_path / "tb") == ["written"] * 2
+    assert to_mlflow(registry, [run, odd], uri) == ["written"] * 2
+    client = MlflowClient(uri)
+    (there,) = client.search_runs([client.get_experiment_by_name(odd.name).experiment_id])
+    assert there.data.params["optim.lr"] == "??[2J"

@@ -8,12 +8,14 @@ from datetime import datetime
 from typing import Any, Literal
 
 from zoo.errors import UnsafeFileError
+from zoo.printable import printable
 from zoo.registry import Registry, Run
 from zoo.registry.checking import check_epochs, run_of
 from zoo.settings import flatten
 
 Setting = bool | int | float | str
 Outcome = Literal["written", "extended", "unchanged"]
+EXACT = 2**53  # the largest integer up to which a double has all
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ def account(registry: Registry, run: Run) -> Account:
         run=run,
         began_s=began_s,
         ended_s=None if ended is None else _seconds(run, ended),
-        settings={key: _setting(value) for key, value in told.items() if value is not None},
+        settings={
+            printable(key): _setting(value) for key, value in told.items() if value is not None
+        },
         epochs=[
             Epoch(row["epoch"], began_s + (row["seconds"] or 0.0), _figures(run, row))
             for row in history
@@ -100,7 +104,10 @@ def _figures(run: Run, row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _setting(value: Any) -> Setting:
-    return value if isinstance(value, Setting) else json.dumps(value)
+    """Return a value as trackers have it: numbers that fit a double, text without controls."""
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) <= EXACT):
+        return value
+    return printable(value if isinstance(value, str) else json.dumps(value))
 
 
 def _seconds(run: Run, time: str) -> float:

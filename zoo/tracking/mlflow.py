@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from zoo.errors import UnreachableError, UsageError
+from zoo.printable import printable
 from zoo.registry import Registry, Run
 from zoo.tracking.account import Account, Outcome, account
 
@@ -96,7 +97,8 @@ def _bring_up(
         return "unchanged"
     outcome: Outcome = "extended" if twin else "written"
     if twin is None:
-        twin = client.create_run(experiment, _ms(told.began_s), _tags(run), run.label)
+        tags = _tags(run)
+        twin = client.create_run(experiment, _ms(told.began_s), tags, tags["zoo.ref"])
     key = twin.info.run_id
     there = {
         (name, point.step)
@@ -142,7 +144,7 @@ def _tags(run: Run) -> dict[str, str]:
     name, started = _key(run)
     told = {"run": name, "started": started, "ref": run.label, "kind": run.kind, "task": run.task}
     told |= {"data": run.data_ref, "split": run.split_hash, "parents": " ".join(run.parents)}
-    return {f"zoo.{key}": value for key, value in told.items()}
+    return {f"zoo.{key}": printable(value) for key, value in told.items()}
 
 
 def _key(run: Run) -> tuple[str, str]:
