@@ -14,6 +14,7 @@ from zoo import doctor, keeping, overview
 from zoo.errors import ZooError
 from zoo.exchange import commands as exchanging
 from zoo.printable import echo
+from zoo.tracking import commands as tracking
 
 
 class Terminated(KeyboardInterrupt):
@@ -55,7 +56,7 @@ def main() -> None:
     """
 
 
-for commands in (making, overview, combining, exporting, exchanging, keeping, doctor):
+for commands in (making, overview, combining, exporting, exchanging, tracking, keeping, doctor):
     for command in commands.COMMANDS:
         main.add_command(command)
 

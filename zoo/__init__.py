@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from zoo.reports import Member
     from zoo.settings import read
     from zoo.stopping import EarlyStopping
+    from zoo.tracking.mlflow import to_mlflow
+    from zoo.tracking.tensorboard import to_tensorboard
     from zoo.training import train_many
 
 __all__ = [
@@ -49,6 +51,8 @@ __all__ = [
     "read",
     "read_weights",
     "register",
+    "to_mlflow",
+    "to_tensorboard",
     "train_many",
     "verdict",
 ]
@@ -76,6 +80,8 @@ _HOMES = {
     "read": "settings",
     "read_weights": "exchange.reading",
     "register": "exchange.arriving",
+    "to_mlflow": "tracking.mlflow",
+    "to_tensorboard": "tracking.tensorboard",
     "train_many": "training",
     "verdict": "curves",
 }

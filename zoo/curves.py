@@ -176,12 +176,21 @@ def judge(run: Run, history: Sequence[Mapping[str, Any]]) -> Verdict:
     """Judge a run of the registry.
 
     Guessing costs the logarithm of the number of classes, of 2 for labels, or the variance of a
-    standardised target; where classes have weights, it is not known.
+    standardised target; where classes have weights, it is not known.  Nor is it of a run that was
+    trained elsewhere, where an epoch without both losses tells nothing.
     """
+    if not run.known_data:
+        told = [row for row in history if all(finite(row[key]) is not None for key in LOSSES)]
+        return verdict(told, run.best_epoch)
     guess = {"regression": 1.0, "multilabel": math.log(2)}.get(run.task)
     guess = math.log(len(run.classes)) if guess is None else guess
     guess = math.inf if run.config.get("train", {}).get("class_weights") else guess
     return verdict(history, run.best_epoch, guess=guess)
+
+
+def planned(run: Run) -> int:
+    """Return how many epochs were asked for; 0 where a run was trained elsewhere."""
+    return int(run.config["train"]["epochs"]) if run.known_data else 0
 
 
 def trained(registry: Registry, ref: str) -> list[tuple[Run, list[dict[str, Any]]]]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from zoo.curves import finite, judge, tally
+from zoo.curves import finite, judge, planned, tally
 from zoo.registry import Run
 from zoo.render import Format, render
 
@@ -34,9 +34,9 @@ def curves_text(curves: Sequence[tuple[Run, History]], form: Format, width: int 
     verdicts = [judge(run, history) for run, history in curves]
     if len(curves) == 1 and form == "table":
         run, history = curves[0]
-        planned, size = run.config["train"]["epochs"], max(width, NARROWEST)
+        size = max(width, NARROWEST)
         panels = [
-            panel(name, history, key, run.best_epoch, planned, size)
+            panel(name, history, key, run.best_epoch, planned(run), size)
             for name, key in (("loss", "loss"), (run.metric, "metric"))
         ]
         return "\n\n".join([run.label, *panels, textwrap.fill(verdicts[0].sentence, size)])
@@ -72,7 +72,7 @@ def panel(
         history: at least one epoch, in order; what is missing or no number is left out.
         key: ``loss`` or ``metric``.
         best_epoch: the epoch to mark, if there is one.
-        planned: how many epochs were asked for.
+        planned: how many epochs were asked for; 0 where it is not known.
         width: how many columns to fill, at least ``NARROWEST``.
 
     >>> rows = [{"epoch": i, "train_loss": 4 / i, "val_loss": 1 + abs(i - 9)} for i in range(1, 20)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.curves import finite, judge, tally
+from zoo.curves import finite, judge, planned, tally
 from zoo.drawing import spans_decades
 from zoo.errors import MismatchError, UsageError, nearest
 from zoo.registry import Run
@@ -171,8 +171,8 @@ def _caption(curves: Sequence[Curve]) -> str:
 
 def _stopped(run: Run, history: Sequence[Mapping[str, Any]]) -> str:
     """Say that a run ended before the epochs asked for, if it did."""
-    last, planned = history[-1]["epoch"], run.config["train"]["epochs"]
-    return f"stopped at {last} of {planned}" if last < planned else ""
+    last, asked = history[-1]["epoch"], planned(run)
+    return f"stopped at {last} of {asked}" if last < asked else ""
 
 
 def _told_apart(curves: Sequence[Curve]) -> bool:

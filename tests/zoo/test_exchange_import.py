@@ -1,5 +1,7 @@
 """Weights from elsewhere become a run: once, whatever file they came in, and honest about it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -15,6 +17,7 @@ from zoo.exchange.arriving import content, import_weights, register
 from zoo.exchange.claims import TYPES
 from zoo.models import build
 from zoo.registry import NewRun, Registry
+from zoo.registry.upkeep import rebuild
 
 STATE = {"w": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(7)}
 MLP = {"name": "mlp", "hidden": [4]}
@@ -68,7 +71,7 @@ def test_an_import_that_was_cut_off_before_publishing_is_completed(registry, pat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Registry, "publish", stopped)
+        patch.setattr(Registry, "put", stopped)
         with pytest.raises(KeyboardInterrupt):
             import_weights(registry, path, "taken")
     assert registry.run("taken").status == "queued"
@@ -266,3 +269,38 @@ def test_what_a_loop_ended_with_is_registered_once(registry, path):
         with pytest.raises(error, match=says):
             register(registry, state, "other")
     assert [each.name for each in registry.runs()] == ["mine"]
+
+
+def test_a_loop_s_settings_and_epochs_are_registered_and_survive_its_catalogue(registry, tmp_path):
+    epochs = [
+        {"epoch": n, "train_loss": 2 / n, "val_loss": 1 / n, "val_metric": 0.5, "seconds": 3.0 * n}
+        for n in (1, 2, 3)
+    ]
+    told = {
+        "settings": {"optim": {"lr": 0.1}},
+        "history": epochs,
+        "epoch": 2,
+        "fault": "it was late",
+    }
+    for rate in (0.1, 0.2):
+        varied = {"optim.lr": rate}
+        assert register(registry, STATE, "mine", seed=5, varied=varied, **told).created
+        assert not register(registry, STATE, "mine", seed=5, varied=varied, **told).created
+    run = registry.run("mine/optim.lr=0.2")
+    assert run.label == "mine/optim.lr=0.2,seed=5"
+    assert (run.epochs, run.best_epoch, run.seconds, run.error) == (3, 2, 9.0, "it was late")
+    history = registry.history(run.id)
+    assert [row["val_loss"] for row in history] == [1.0, 0.5, pytest.approx(1 / 3)]
+    catalogue = Path(registry.url.removeprefix("sqlite:///"))
+    registry.close()
+    catalogue.unlink()
+    rebuild(registry.url, registry.blobs.place)
+    with Registry(registry.url, registry.blobs.place) as anew:
+        assert anew.history(run.id) == history
+        assert anew.run(run.id).config == run.config
+
+
+def test_an_epoch_that_holds_something_else_is_refused_before_there_is_a_run(registry):
+    with pytest.raises(UsageError, match="however one holds epoch, val_f1"):
+        register(registry, STATE, "mine", history=[{"epoch": 1, "val_f1": 0.5}])
+    assert not registry.runs()

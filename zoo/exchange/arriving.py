@@ -8,17 +8,17 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ConfigError, UsageError, ZooError
 from zoo.exchange.reading import Weights, read_weights
-from zoo.registry import NewRun, Registry, Run
-from zoo.registry.records import NO_DATA, digest, finite, label
+from zoo.registry import NewRun, Registry, Run, tables
+from zoo.registry.records import NO_DATA, Batch, Outcome, digest, finite, label
 from zoo.registry.weights import not_finite
-from zoo.settings import NAME_RULE, is_name
+from zoo.settings import NAME_RULE, is_name, override
 from zoo.usercode import is_reference
 
 if TYPE_CHECKING:
@@ -34,12 +34,18 @@ class Arrival:
         state: the weights.
         metrics: what is known of it.
         notes: what the user should know, a sentence each.
+        history: its epochs, as :func:`register` takes them.
+        epoch: which of them the weights are of, where that is known.
+        fault: what cut its training off, if anything did.
     """
 
     request: NewRun
     state: Mapping[str, "Tensor"]
     metrics: Mapping[str, float]
     notes: tuple[str, ...]
+    history: Sequence[Mapping[str, Any]] = ()
+    epoch: int | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,11 +124,16 @@ def register(
     model: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     seed: int | None = None,
+    varied: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    history: Sequence[Mapping[str, Any]] = (),
+    epoch: int | None = None,
+    fault: str | None = None,
 ) -> Imported:
     """Publish what a training loop of one's own ended with as a finished run.
 
     It is then as if its file had been imported: shown, exported, copied, a start for others.  The
-    same weights under the same name and seed are the same run.
+    same weights under the same name, seed and varied settings are the same run.
 
     Args:
         registry: where the run goes.
@@ -131,10 +142,17 @@ def register(
         model: ``name`` and options of a model of the catalogue.
         metrics: figures that are known of it.
         seed: what tells models of one name apart.
+        varied: settings that do so too, by their dotted keys, such as ``{"optim.lr": 0.1}``.
+        settings: all others; plain values, such as JSON has.
+        history: its epochs, oldest first: ``epoch``, from 1, and any of ``train_loss``,
+            ``val_loss``, ``train_metric``, ``val_metric`` (accuracies), ``lr``, ``grad_norm`` and
+            ``seconds`` since it started.
+        epoch: whose weights these are.
+        fault: what cut the training off, if anything did.
 
     Raises:
         UsageError: where the name cannot be one or is that of other runs, metrics are not finite,
-            or a value of the state is no tensor.
+            a value of the state is no tensor, or an epoch holds something else.
         ZooError: where weights are not finite or cannot be written.
 
     >>> import torch
@@ -153,9 +171,19 @@ def register(
             raise UsageError(
                 f"a state dict holds tensors, however {key!r} is {type(leaf).__name__}"
             )
+    known = set(tables.history.c.keys()) - {"run_id"}
+    for row in history:
+        if not {"epoch"} <= row.keys() <= known:
+            raise UsageError(
+                f"an epoch holds its number and any of {', '.join(sorted(known))}, however one "
+                f"holds {', '.join(sorted(row))}"
+            )
     held = {key: leaf.detach().cpu() for key, leaf in state.items()}
     weights = Weights(held, {"format": "state dict", "sha256": content(held)})
-    return enter(registry, _arrival(weights, "the state dict", name, model, metrics, seed))
+    arrival = _arrival(
+        weights, "the state dict", name, model, metrics, seed, varied=varied, settings=settings
+    )
+    return enter(registry, replace(arrival, history=history, epoch=epoch, fault=fault))
 
 
 def _check_asked(name: str, metrics: Mapping[str, float] | None) -> None:
@@ -173,14 +201,19 @@ def _arrival(
     model: Mapping[str, Any] | None,
     metrics: Mapping[str, float] | None,
     seed: int | None,
+    *,
+    varied: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Arrival:
     """Check weights, and make the run of them."""
     _check_finite(weights.state, place)
-    settings, notes = _model(model, weights)
+    built, notes = _model(model, weights)
+    config = {**(settings or {}), **({"model": built} if built else {}), "source": weights.source}
     request = NewRun(
         name=name,
-        config={**({"model": settings} if settings else {}), "source": weights.source},
-        config_hash=digest([content(weights.state), settings])[:16],
+        config=override(config, varied or {}),
+        config_hash=digest([content(weights.state), built, *([varied] if varied else [])])[:16],
+        varied=varied or {},
         task=NO_DATA,
         data_ref=NO_DATA,
         data_fingerprint="",
@@ -210,10 +243,28 @@ def enter(registry: Registry, arrival: Arrival) -> Imported:
                 f"and not {measured}; choose another --name"
             )
         return Imported(run, False, arrival.notes)
+    rows = [{**row, "run_id": run.id} for row in arrival.history]
+    last = rows[-1] if rows else {}
+    end = Outcome(
+        run_id=run.id,
+        status="finished",
+        error=arrival.fault,
+        epochs=last.get("epoch"),
+        best_epoch=arrival.epoch,
+        metrics=finite(measured),
+        seconds=last.get("seconds"),
+    )
     try:
-        registry.publish(
-            run.id, arrival.state, epoch=None, epochs=None, metrics=measured, seconds=None
+        kept = registry.put(
+            run.id,
+            arrival.state,
+            kind="best",
+            epoch=arrival.epoch,
+            metrics=measured,
+            outcome=end,
+            history=rows,
         )
+        registry.write(Batch(history=[*rows], checkpoints=[kept], outcomes=[end]))
     except ZooError as error:
         with suppress(ZooError):  # the first error is the one to tell
             registry.finish(run.id, "failed", error=str(error))
@@ -277,8 +328,9 @@ def _refuse_others(registry: Registry, request: NewRun) -> None:
                 f"the runs of one name share their data, however {run.owner} learnt from "
                 f"{run.data_ref} and an imported model from data unknown; choose another --name"
             )
-        if run.seed == request.seed and run.config_hash != request.config_hash:
+        asked = label(request.name, request.varied, request.seed)
+        if run.label == asked and run.config_hash != request.config_hash:
             raise UsageError(
-                f"{label(request.name, {}, request.seed)!r} must name one model, however "
-                f"{run.owner} holds other weights; choose another --name or --seed"
+                f"{asked!r} must name one model, however {run.owner} holds other weights; choose "
+                "another --name or --seed"
             )

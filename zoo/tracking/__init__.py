@@ -1,0 +1,1 @@
+"""The histories of runs, written for trackers; the registry keeps them, training knows nothing."""
