@@ -6,7 +6,7 @@ from typing import Any
 
 ROUND_S = 0.002  # of running, each time that a contender is timed
 ROUNDS = 3  # at least, of timing all contenders
-HOPELESS = (4, 1.5)  # times slower than the best, after one round and after more: timed no further
+HOPELESS = (30, 4, 1.5)  # times slower than the best, after so many rounds: timed no further
 
 
 class Timer:

@@ -145,8 +145,7 @@ def test_the_one_engine_asked_for_raises_what_it_cannot_do():
 def test_the_faster_engine_is_taken():
     class Slow(Stacked):
         def step(self, *args):
-            for _ in range(3_000):
-                torch.zeros(1)
+            time.sleep(0.02)
             return super().step(*args)
 
     modules, x_KN, y_KN, task = prepared("mlp")
@@ -303,9 +302,21 @@ def test_a_race_ends_where_one_contender_is_left():
     alone, other = (racing.Timer(lambda: None, clock=lambda: next(clock)) for _ in range(2))
     racing.in_turns([alone], lambda _: 100.0)
     assert len(alone.taken) == 1
-    other.scale = 5.0  # hopeless
+    other.scale = 31.0  # hopeless
     racing.in_turns([alone, other], lambda _: 100.0)
     assert (len(alone.taken), len(other.taken)) == (2, 1)
+
+
+def test_one_stall_of_the_machine_drops_nobody():
+    stalled, steady = (
+        racing.Timer(lambda: None, clock=iter(times).__next__)
+        for times in (
+            [0.0, 0.03, *(0.03 + 0.002 * k for k in range(9))],
+            [0.003 * k for k in range(9)],
+        )
+    )
+    racing.in_turns([stalled, steady], lambda _: 0.0)
+    assert stalled.seconds < steady.seconds
 
 
 def test_memory_that_ends_in_the_race_is_not_taken_for_an_impossible_engine():
