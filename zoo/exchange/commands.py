@@ -1,5 +1,6 @@
 """The commands that bring models in, and from one registry to another: parse, one call, print."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,6 @@ def _model(name: str | None, settings: Sequence[str]) -> dict[str, Any] | None:
 
 def _figure(item: str) -> tuple[str, float]:
     """Read NAME=NUMBER."""
-    import re
-
     from zoo.errors import ConfigError
 
     name, _, value = item.partition("=")
