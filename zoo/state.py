@@ -70,7 +70,7 @@ class TrainState:
 
     def improve(self, members: Sequence[int], name: Source) -> None:
         """Let the weights of ``name`` be the best of the given members."""
-        self.best.copy_rows(self.source(name), members)
+        copy_rows(self.best.rows(), self.source(name).rows(), members)
         copy_rows(self.best_optimiser, self.optimiser.rows(), members)
 
     def rows(self) -> dict[str, Tensor]:

@@ -57,11 +57,6 @@ class Data:
     rows: Parts
 
     @property
-    def common_split(self) -> str:
-        """What members that are compared share: the whole split, or the test rows with folds."""
-        return str(self.preprocessing.get("common_split", self.split_hash))
-
-    @property
     def has_own_rows(self) -> bool:
         """Whether other members have other training and validation rows: folds, or draws."""
         return "common_split" in self.preprocessing
