@@ -164,6 +164,10 @@ def parse(asked: Mapping[str, Any]) -> Config:
 
     Raises:
         ConfigError: naming each offending key and what is wrong with it.
+
+    >>> parse({"data": {"ref": "iris"}, "optim": {"lr": -1}})
+    Traceback (most recent call last):
+    zoo.errors.ConfigError: optim.lr: should be greater than 0, however it is -1
     """
     request = _validated(Request, asked)
     grid = {
@@ -205,9 +209,9 @@ def _stem(ref: str) -> str:
     return path.with_suffix("").stem if path.suffix in settings.PACKED else path.stem
 
 
-def _validated(model: type[T], settings: Mapping[str, Any]) -> T:
+def _validated(model: type[T], asked: Mapping[str, Any]) -> T:
     try:
-        return model.model_validate(settings)
+        return model.model_validate(asked)
     except ValidationError as error:
         raise ConfigError("; ".join(map(_explain, error.errors()))) from None
 
