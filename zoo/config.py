@@ -182,9 +182,8 @@ def parse(asked: Mapping[str, Any]) -> Config:
     count = math.prod(map(len, grid.values())) * len(request.seeds)
     if count > settings.MOST_RUNS:
         raise ConfigError(f"grid: a zoo has at most {settings.MOST_RUNS} runs, however {count}")
-    sections = request.model_dump(exclude={"name", "seeds", "grid"}, exclude_unset=True)
+    base = request.model_dump(exclude={"name", "seeds", "grid"}, exclude_unset=True)
     # Written out, so that a grid that comes to these keeps what was set for them.
-    base = settings.override(sections, {})
     for section, name in settings.DEFAULTS.items():
         base.setdefault(section, {}).setdefault("name", name)
     cells = []

@@ -39,7 +39,12 @@ class Data:
     """A split data set, ready to learn from, with all that is needed to treat new rows alike.
 
     Attributes:
+        ref: what the data are called.
+        classes: of the outputs of a model, classes or labels by name; () for quantities.
+        preprocessing: all that was fitted, as JSON; :func:`zoo.data.apply` prepares new rows by it.
+        fingerprint: of the raw content.
         split_hash: of which rows are in which part.
+        notes: what a user should know, a sentence each.
         rows: int64 (N,) for each part, the numbers of its rows in the data, from 0; a row that was
             drawn twice is there twice.
     """
