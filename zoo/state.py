@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from zoo.optim import Optimiser
 from zoo.reports import Member, Source
 from zoo.running import KINDS, Running
-from zoo.sections import Monitor
 from zoo.stack import Stack, copy_rows, stack
 from zoo.stopping import EarlyStopping
 
@@ -91,18 +90,7 @@ class TrainState:
         for name, row in self.optimiser.rows().items() if member.optimiser else ():
             row[k] = (member.optimiser or {})[name]
         for watcher, monitor in zip(self.stopping, member.config.stop.monitors, strict=True):
-            watcher.assign(k, _numbers(monitor))
+            given = {name: getattr(monitor, name) for name in watcher.settings}
+            watcher.assign(k, {name: torch.nan if v is None else v for name, v in given.items()})
         for average in self.running.values():
             average.assign(k, self.stack)
-
-
-def _numbers(monitor: Monitor) -> dict[str, float]:
-    """Return a monitor's settings as numbers; NaN for what it does not ask for."""
-    return {
-        "patience": monitor.patience,
-        "min_delta": monitor.min_delta,
-        "relative": float(monitor.relative),
-        "start_from_epoch": monitor.start_from_epoch,
-        "threshold": torch.nan if monitor.threshold is None else monitor.threshold,
-        "divergence": torch.nan if monitor.divergence is None else monitor.divergence,
-    }
