@@ -23,7 +23,7 @@ class Lane:
     """The members from number ``start`` on, and all that is needed to train them for an epoch.
 
     Attributes:
-        slots: what the places know of their members.
+        slots: of the members; None where one is empty.
         stacks: views of the members, and of their averages.
         ema: their exponential average, where there is one, and 1 - its decay, (k, 1).
         knobs: what the loss takes of each member, whatever the batch.

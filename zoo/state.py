@@ -48,7 +48,7 @@ class TrainState:
         return len(self.stack)
 
     def put(self, k: int, member: Member, module: nn.Module) -> None:
-        """Give place ``k`` to a new member; nothing of the former one is left."""
+        """Give slot ``k`` to a new member; nothing of the former one is left."""
         self.stack.put(k, module)
         self._assign(k, member)
 
@@ -85,7 +85,7 @@ class TrainState:
         return {f"{name}.{key}": row for name, part in parts.items() for key, row in part.items()}
 
     def _assign(self, k: int, member: Member) -> None:
-        """Reset all but the weights of place ``k``."""
+        """Reset all but the weights of slot ``k``."""
         self.optimiser.assign(k, member.config.optim)
         for name, row in self.optimiser.rows().items() if member.optimiser else ():
             row[k] = (member.optimiser or {})[name]

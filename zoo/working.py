@@ -1,7 +1,7 @@
 """One process's share of a training: it claims runs, trains them in stacks, and publishes them.
 
 The claims of the registry are the queue.  A worker takes a portion of the runs that share a shape,
-and the next ones as places in its stack become free; so processes share the work, on whatever
+and the next ones as slots of its stack become free; so processes share the work, on whatever
 machines, and nobody tells them what to do.  What a dead one leaves is taken over, stack by stack,
 by whoever is free first.  A process that is alone takes all at once.
 """
@@ -164,7 +164,7 @@ class Worker:
             raise Stopped
 
     def _more(self, shape: str, count: int) -> list[Member]:
-        """Claim members of that shape for free places: at least so many, if that is our share.
+        """Claim members of that shape for free slots: at least so many, if that is our share.
 
         Runs that end quickly are claimed ahead, for a second; the last ones are shared out.
         """
