@@ -19,8 +19,7 @@ from torch.func import functional_call, grad, vmap
 
 from ensemble.catalogue import method
 from ensemble.errors import EmptyError, NonFiniteError, OptionError, StateMismatchError, listing
-from ensemble.functional import arguments
-from ensemble.recalibration import Batch
+from ensemble.functional import Batch, arguments
 from ensemble.state import State, check, elementwise, is_finite, leafwise, mix, within
 
 Task: TypeAlias = Literal["classification", "multilabel", "regression"]

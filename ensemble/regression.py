@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ensemble.catalogue import method
-from ensemble.errors import EmptyError, NonFiniteError, OptionError, StateMismatchError, listing
-from ensemble.functional import arguments
-from ensemble.recalibration import Batch
+from ensemble.errors import NonFiniteError, OptionError, StateMismatchError, listing
+from ensemble.functional import Batch, arguments, inputs_of
 from ensemble.state import State, check, is_finite, leafwise, mix
 
 ROOM = 1 << 22  # elements of the unfolded inputs that are held at once
@@ -102,8 +101,8 @@ def gram_matrices(module: nn.Module, state: State, batches: Iterable[Batch]) -> 
     found: dict[str, Tensor] = {}
 
     def watch(name: str, layer: nn.Module) -> None:
-        def add(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            gram = _gram(layer, inputs[0])
+        def add(layer: nn.Module, given: tuple[Any, ...]) -> None:
+            gram = _gram(layer, given[0])
             found[name] = found[name] + gram if name in found else gram
 
         layer.register_forward_pre_hook(add)
@@ -111,13 +110,8 @@ def gram_matrices(module: nn.Module, state: State, batches: Iterable[Batch]) -> 
     for name, layer in twin.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
             watch(f"{name}.weight" if name else "weight", layer)
-    empty = True
-    for batch in batches:
-        x_N = batch if isinstance(batch, Tensor) else batch[0]
+    for x_N in inputs_of(batches, "Gram matrices need"):
         functional_call(twin, given, (x_N,))
-        empty = False
-    if empty:
-        raise EmptyError("Gram matrices need at least one batch, however none was given")
     return found
 
 
