@@ -13,6 +13,7 @@ from ensemble.connectivity import Preflight, preflight
 from ensemble.healing import healer
 from ensemble.ladder import Ladder, climb
 from ensemble.members import Bench
+from ensemble.metrics import rank
 from ensemble.predictions import mean
 from ensemble.recalibration import recalibrate
 from ensemble.soup import Soup
@@ -78,11 +79,11 @@ class Scale:
 
     @cached_property
     def _best(self) -> float:
-        return max(self._signed(self.figures(state)) for state in self.states)
+        return min(self._rank(self.figures(state)) for state in self.states)
 
-    def _signed(self, figures: Mapping[str, float]) -> float:
-        sign = 1 if self.table.metric.direction == "max" else -1
-        return sign * figures[f"val_{self.table.metric.name}"]
+    def _rank(self, figures: Mapping[str, float]) -> float:
+        metric = self.table.metric
+        return rank(figures[f"val_{metric.name}"], metric.direction)
 
     def worth(self, figures: Mapping[str, float]) -> float:
         """Judge by the loss, among those whose metric is no worse than the best member's.
@@ -90,7 +91,7 @@ class Scale:
         The metric alone is coarse on few rows: averages that get one row more right by luck, at a
         much higher loss, would win.
         """
-        return -figures["val_loss"] if self._signed(figures) >= self._best else -math.inf
+        return -figures["val_loss"] if self._rank(figures) <= self._best else -math.inf
 
 
 def average(

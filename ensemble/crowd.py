@@ -1,6 +1,5 @@
 """Single models together: what each scores, how they differ, what pools of them are worth."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -88,13 +87,6 @@ def together(
     assert counted is not None
     grown = growth(torch.cat(rows, dim=1), pool_sizes(len(singles)), metric)
     return diversity(counted, task), grown, metric.name
-
-
-def worth(value: float, metric: AnyMetric) -> float:
-    """Return what can be sorted by, the best first and what is undefined last."""
-    if value != value:
-        return math.inf
-    return -value if metric.direction == "max" else value
 
 
 def figures_of(table: Bench, predictions: Tensor, targets: Tensor) -> dict[str, float]:
