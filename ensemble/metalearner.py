@@ -47,6 +47,9 @@ def stacked(
         log-probabilities (N, C), log-odds (N, L), or values (N,) or (N, T); NaN where a learner
         has no member.
 
+    Raises:
+        NonFiniteError: a member predicts NaN or infinity.
+
     >>> values_KN = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
     >>> stacked(values_KN, "regression", coefficients=[1.0, 0.5], intercepts=0.5)
     tensor([3., 5.], dtype=torch.float64)

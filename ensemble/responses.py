@@ -67,6 +67,12 @@ def activations(
         NonFiniteError: for states, or activations, that hold NaN or infinity.
         EmptyError: without members or batches.
         SymmetryError: where the computation is not the one that was traced.
+
+    >>> from ensemble import symmetry
+    >>> net, x = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.randn(5, 2)
+    >>> (read,) = activations(net, [net.state_dict()], [x], symmetry(net, x))
+    >>> [units.shape for units in read.values()]
+    [torch.Size([5, 3])]
     """
     members = check(states)
     refuse_misfit(module, members[:1])
