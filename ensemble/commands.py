@@ -85,7 +85,7 @@ def _distill(
     from ensemble.errors import OptionError
     from ensemble.outcome import distillation_text
     from ensemble.students import distill_runs
-    from ensemble.teachers import found
+    from ensemble.teachers import teachers
     from zoo.progress import Progress
 
     if method is not None:
@@ -95,7 +95,7 @@ def _distill(
         )
     with Progress() as progress:
         done = distill_runs(
-            registry, found(registry, refs), options=options, name=name, watch=progress
+            registry, teachers(registry, refs), options=options, name=name, watch=progress
         )
     echo(distillation_text(done, form))
 

@@ -123,7 +123,7 @@ def _classes(expected_KNC: Tensor, labels_N: Tensor, penalty: float) -> Fitted:
             f"stacking learns from rows of every class, however none is of class #{absent[0]}; "
             "another split, or another method, is needed"
         )
-    from sklearn.linear_model import LogisticRegression  # slow, and of use here alone
+    from sklearn.linear_model import LogisticRegression
 
     features_NF = expected_KNC.transpose(0, 1).reshape(rows, members * classes)
     solver = LogisticRegression(C=1 / penalty, max_iter=ROUNDS)

@@ -17,7 +17,7 @@ from zoo.registry import Registry, Run
 from zoo.settings import override
 
 
-def found(registry: Registry, refs: Sequence[str]) -> list[Run]:
+def teachers(registry: Registry, refs: Sequence[str]) -> list[Run]:
     """Find the teachers that references name: one pool of models, or else models.
 
     Raises:
