@@ -73,6 +73,7 @@ def together(
     # Targets in several units are set in relation to their spread.
     several = task == "regression" and targets.ndim == 2
     scale = targets.std(dim=0) if several else torch.ones(())
+    scale = scale.where(scale > 0, 1.0)
     crowd = replace(singles[0], runs=[entrant.run for entrant in singles])
     counted, rows = None, []
 

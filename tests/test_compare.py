@@ -376,6 +376,19 @@ def test_targets_without_variance_leave_r2_undefined(registry, tmp_path):
     assert "undefined" in comparison_text(comparison, "table")
 
 
+def test_a_target_without_variance_does_not_hide_how_others_differ(registry, tmp_path):
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": draw.normal(size=90)})
+    frame["part"] = ["train"] * 50 + ["val"] * 20 + ["test"] * 20
+    frame["y"] = frame["x"]
+    frame["held"] = np.where(frame["part"] == "test", 1.0, frame["x"])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    data = {"ref": str(tmp_path / "t.csv"), "target": ["y", "held"], "split": "column"}
+    found = compare(registry, trained(registry, data | {"part": "part"})).diversity
+    assert found.disagreement > 0
+    assert found.ambiguity > 0
+
+
 def test_regression_has_a_mean_single_with_an_interval(registry):
     runs = trained(registry, "diabetes", seeds=4)
     combine(registry, runs, "predictions")
