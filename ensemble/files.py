@@ -239,7 +239,8 @@ def _check_place(places: Sequence[str], sources: Sequence[Source]) -> None:
 
 def _check_room(output: str, plan: Plan) -> None:
     """Refuse early what the disk has no room for."""
-    place = next(folder for folder in Path(output).absolute().parents if folder.exists())
+    path = Path(output).absolute()
+    place = next(place for place in (path, *path.parents) if place.exists())
     needed = sum(plan.size(key) for key in plan.members[0].leaves)
     disk = shutil.disk_usage(place)
     if disk.free < needed and disk.total:  # which some do not tell

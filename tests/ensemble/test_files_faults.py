@@ -241,6 +241,16 @@ def test_a_disk_without_room_is_told_before_any_work(folder, monkeypatch):
         average(folder)
 
 
+def test_room_is_asked_of_the_disk_that_an_output_folder_is_on(folder, monkeypatch):
+    usage, mount = namedtuple("usage", "total free"), folder / "mount"
+    mount.mkdir()
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda place: usage(1 << 40, 1000 if place == mount else 1 << 40)
+    )
+    with pytest.raises(UnreachableError, match=r"however .*mount has 1,000"):
+        average(folder, output=mount)
+
+
 def test_a_folder_that_cannot_be_written_is_told(folder):
     with pytest.raises(ZooError, match="cannot be written: File exists"):
         average(folder, output=folder / "a.safetensors" / "mean.safetensors")
