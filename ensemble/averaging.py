@@ -26,7 +26,7 @@ BATCH = 256  # rows, or a few more, in a batch from which statistics are estimat
 
 
 @dataclass(frozen=True)
-class Averaged:
+class Merged:
     """What came of averaging: the state, its validation figures, whose weights are in it.
 
     ``epochs`` counts those that this took, ``flight`` is what was measured before a method was
@@ -100,7 +100,7 @@ def average(
     method: Method,
     arguments: Mapping[str, Any],
     start: Mapping[str, Any],
-) -> Averaged:
+) -> Merged:
     """Average by a method, with BatchNorm statistics re-estimated before any scoring."""
     scale = Scale(table, members)
 
@@ -119,7 +119,7 @@ def average(
     merged = method.function(scale.states, **(dict(arguments) | supply))
     chosen = merged.members if isinstance(merged, Soup) else range(len(members))
     final = scale.states[chosen[0]] if len(chosen) == 1 else ready(merged)
-    return Averaged(final, scale.figures(final), [members[k] for k in chosen], flight=flight)
+    return Merged(final, scale.figures(final), [members[k] for k in chosen], flight=flight)
 
 
 def best_average(
@@ -129,7 +129,7 @@ def best_average(
     align: bool | str = "auto",
     repair: bool = True,
     heal: bool = False,
-) -> Averaged:
+) -> Merged:
     """Climb the ladder: whatever the members' origin, the best that can be made of them.
 
     Args:
@@ -154,7 +154,7 @@ def best_average(
         heal=healer(table, members) if heal else None,
     )
     best = ladder.best
-    return Averaged(
+    return Merged(
         best.state,
         best.figures,
         [members[k] for k in best.used],

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ensemble.averaging import Averaged, average, best_average
+from ensemble.averaging import Merged, average, best_average
 from ensemble.catalogue import Method, Mode, find
 from ensemble.connectivity import Preflight
 from ensemble.errors import OptionError
@@ -122,7 +122,7 @@ def combine(
     calibration = given.pop("calibration", None) if by_predictions else None
     metric = given.pop("metric", None) if by_predictions and "score" in needs else None
     arguments = supply | (chosen.bind(given) if chosen else given)
-    made: Pooled | Averaged
+    made: Pooled | Merged
     if by_predictions and chosen:
         made = pool(table, members, chosen, arguments, metric=metric, calibration=calibration)
     elif chosen:
@@ -142,8 +142,8 @@ def combine(
         val=made.figures[key],
         best=best,
         mean=sum(values) / len(values),
-        flight=made.flight if isinstance(made, Averaged) else None,
-        ladder=made.ladder if isinstance(made, Averaged) else None,
+        flight=made.flight if isinstance(made, Merged) else None,
+        ladder=made.ladder if isinstance(made, Merged) else None,
         pooled=made if isinstance(made, Pooled) else None,
     )
 
@@ -154,7 +154,7 @@ def _save(
     mode: Mode,
     method: Method | None,
     arguments: dict[str, Any],
-    made: Pooled | Averaged,
+    made: Pooled | Merged,
     name: str | None,
 ) -> Run:
     """Enter the product, which took some more epochs than its members, into the registry.
@@ -165,7 +165,7 @@ def _save(
     called = method.name if method else LADDER
     config = {"mode": mode, "method": called, "arguments": arguments, "data": first.config["data"]}
     config |= described(made.used)
-    if isinstance(made, Averaged):
+    if isinstance(made, Merged):
         config["model"] = first.config["model"]
     else:
         fitted = {"found": made.found, "calibration": made.calibration}
@@ -174,13 +174,13 @@ def _save(
     request = requested(f"{first.name}.{mode}-{called}", mode, config, members)
     request = named(registry, request, name)
     (run,) = registry.add([request])
-    more = made.epochs if isinstance(made, Averaged) else 0
+    more = made.epochs if isinstance(made, Merged) else 0
     try:
         registry.publish(
             run.id,
             # A pool has no weights: the header of its file tells what it is.
-            made.state if isinstance(made, Averaged) else {},
-            kind="merged" if isinstance(made, Averaged) else "pool",
+            made.state if isinstance(made, Merged) else {},
+            kind="merged" if isinstance(made, Merged) else "pool",
             epoch=None,
             epochs=trained_epochs(members) + more,
             metrics=made.figures,
