@@ -44,7 +44,7 @@ def convex_weights(outputs_K: Tensor, labels: Tensor, task: str) -> dict[str, li
     >>> [round(weight, 3) for weight in found["weights"]]
     [0.75, 0.25, 0.0]
     """
-    from scipy.optimize import minimize  # slow, and of use here alone
+    from scipy.optimize import minimize
 
     check_finite(outputs_K)
     members = len(outputs_K)
