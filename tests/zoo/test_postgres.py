@@ -112,6 +112,7 @@ def test_a_connection_cut_before_the_commit_leaves_the_old_outcome(opened, cut):
 
 
 def test_training_goes_on_though_its_connections_are_cut(opened, cut, tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo.registry.claims.BEAT_S", 3600.0)  # only the training commits
     monkeypatch.setattr("zoo.journal.FLUSH_S", 0.0)
     monkeypatch.setattr("zoo.journal.PAUSE", 0.0)
     monkeypatch.setattr("zoo.journal.RETRY_S", 0.05)
