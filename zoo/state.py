@@ -12,6 +12,8 @@ from zoo.sections import Monitor
 from zoo.stack import Stack, copy_rows, stack
 from zoo.stopping import EarlyStopping
 
+ROUNDING = 1e-6  # of a bound's size: figures are float32, and 9 rows of 10 are 0.899999976 there
+
 
 class TrainState:
     """What changes while K members train.
@@ -98,11 +100,17 @@ class TrainState:
 
 def _numbers(monitor: Monitor) -> dict[str, float]:
     """Return a monitor's settings as numbers; NaN for what it does not ask for."""
+    sign = 1 if monitor.direction == "min" else -1
+
+    def bound(score: float | None) -> float:
+        """Let scores that are worse by rounding alone count as this one."""
+        return torch.nan if score is None else score + sign * ROUNDING * abs(score)
+
     return {
         "patience": monitor.patience,
         "min_delta": monitor.min_delta,
         "relative": float(monitor.relative),
         "start_from_epoch": monitor.start_from_epoch,
-        "threshold": torch.nan if monitor.threshold is None else monitor.threshold,
-        "divergence": torch.nan if monitor.divergence is None else monitor.divergence,
+        "threshold": bound(monitor.threshold),
+        "divergence": bound(monitor.divergence),
     }
