@@ -68,8 +68,10 @@ def _of_least_squares(gap_KM: Tensor) -> list[float]:
     members, cells = gap_KM.shape
     rows_KM = torch.cat([gap_KM / cells**0.5, gap_KM.new_ones(members, 1)], dim=1)
     length_K = rows_KM.norm(dim=1)
-    wanted_M = torch.eye(1, cells + 1, dtype=torch.float64).flip(1)[0]
-    scaled_K, _ = nnls((rows_KM / length_K[:, None]).T.numpy(), wanted_M.numpy())
+    wanted_1M = torch.eye(1, cells + 1, dtype=torch.float64).flip(1)
+    system_M = torch.cat([rows_KM / length_K[:, None], wanted_1M]).T
+    small = torch.linalg.qr(system_M, mode="r").R.numpy()  # the same lengths in K + 1 rows
+    scaled_K, _ = nnls(small[:, :-1], small[:, -1])
     weights_K = torch.from_numpy(scaled_K) / length_K
     weights_K /= weights_K.sum()
     kept_K = weights_K > NEGLIGIBLE
