@@ -130,6 +130,16 @@ def test_what_was_written_is_read_back_from_the_disk_and_not_from_memory(tmp_pat
     assert told == [(0, 0, 4)]  # all of the file
 
 
+def test_a_new_folder_survives_a_loss_of_power_as_the_file_in_it_does(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("zoo.registry.blobs._sync_folder", flushed.append)
+    blobs = LocalBlobs(tmp_path)
+    inner = blobs.path(blobs.put(DATA)).parent
+    assert flushed == [tmp_path, inner]
+    blobs.put(DATA)
+    assert flushed == [tmp_path, inner, inner]
+
+
 @pytest.mark.parametrize("lacking", [os.W_OK, os.X_OK])
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch, lacking):
     monkeypatch.setattr("os.access", lambda _, wanted: not wanted & lacking)
