@@ -31,7 +31,7 @@ class Register:
     """Notes what is asked of it; fails as often as it is told to, and takes its time."""
 
     def __init__(self, clock):
-        self.clock, self.takes, self.asked = clock, 0.0, []
+        self.clock, self.takes, self.asked, self.told = clock, 0.0, [], []
         self.fails = {"write": 0, "put": 0, "save_state": 0}
         self.error = UnreachableError("nobody answers")
 
@@ -44,9 +44,11 @@ class Register:
 
     def write(self, batch):
         self._asked("write", (list(batch.checkpoints), len(batch.outcomes)))
+        self.outcomes = batch.outcomes
 
-    def put(self, key, state, **_):
+    def put(self, key, state, **told):
         self._asked("put", key)
+        self.told.append(told)
         return key
 
     def save_state(self, keys, tensors, note):
@@ -140,6 +142,32 @@ def test_weights_are_stored_at_once_and_in_their_order_where_some_have_to_wait(j
     assert not journal.parcels
 
 
+def test_of_who_ends_the_best_weights_come_last_with_the_outcome_and_nothing_after(journal, clock):
+    last = Kept("last", epoch("a", 2), {"w": torch.zeros(1)})
+    end = Finished("a", "finished", epoch("a"), {"w": torch.zeros(1)}, [last], 2, 9.0)
+    lost = Finished("b", "diverged", None, None, [], 1, 3.0, fault="not finite")
+    journal.due = clock.now + 1
+    journal.keep(Pass([epoch("a"), epoch("b")], [], []))
+    journal.keep(Pass([epoch("a", 2)], [], [end, lost]))
+    journal.keep(Pass([], kept("a").kept, [end, lost]))
+    assert [(told["kind"], told["epoch"]) for told in journal.registry.told] == [
+        ("last", 2),
+        ("best", 1),
+    ]
+    outcome = journal.registry.told[1]["outcome"]
+    assert journal.registry.told[0]["outcome"] is None
+    assert [row["epoch"] for row in journal.registry.told[1]["history"]] == [1, 2]
+    assert (outcome.status, outcome.error, outcome.epochs, outcome.best_epoch) == (
+        ("finished", None, 2, 1)
+    )
+    assert outcome.metrics["val_accuracy"] == 0.5
+    journal.flush()
+    assert [one.run_id for one in journal.registry.outcomes] == ["a", "b"]
+    assert journal.registry.outcomes[1].error == "not finite"
+    assert journal.registry.outcomes[1].best_epoch is None
+    assert (journal.ended, journal.failed, journal.histories) == ({"a", "b"}, set(), {})
+
+
 def test_a_run_whose_weights_have_no_room_fails_and_nothing_more_is_stored_of_it(journal, clock):
     journal.registry.fails["put"], journal.registry.error = 1, ZooError("no space")
     end = Finished("a", "finished", epoch("a"), {"w": torch.zeros(1)}, [], 1, 1.0)
@@ -149,6 +177,7 @@ def test_a_run_whose_weights_have_no_room_fails_and_nothing_more_is_stored_of_it
     assert journal.registry.of("write") == [([], 1)]
     journal.fail(["a", "b"], "gone")
     assert [end.run_id for end in journal.batch.outcomes] == ["b"]
+    assert journal.ended == journal.failed == {"a", "b"}
 
 
 def test_the_state_is_saved_of_who_trains_or_waits_and_costs_a_fiftieth_of_the_time(journal, clock):
