@@ -1,12 +1,12 @@
 """What a distilled model keeps of an ensemble's gain: test figures over several splits.
 
-    python benchmarks/distil.py digits breast_cancer mnist5k diabetes --first 10
+    python benchmarks/distil.py digits breast_cancer mnist5k diabetes --first 30
 
 The first defaults were chosen with splits 0 and 1, the rule of stopping with splits 10 to 19; the
-figures of other splits are free of both choices.  For every split
-8 members are trained and pooled, and students are taught by them; nothing is chosen on test rows.
-Rows of figures are appended to a file, so that a long experiment can be run in pieces: what is
-there already is not computed again.
+figures of other splits are free of both choices.  For every split 8 members are trained and
+pooled, and students are taught by them; nothing is chosen on test rows.  Rows of figures are
+appended to a file, so that a long experiment can be run in pieces: what is there already is not
+computed again.
 """
 
 import argparse

@@ -6,7 +6,6 @@ weights or in what their layers read of the same samples (:mod:`ensemble.matchin
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 from typing import Literal, TypeAlias
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ensemble.differing import some
 from ensemble.errors import OptionError, StateMismatchError, nearest
+from ensemble.lanes import in_lanes
 from ensemble.matching import Leaves, Matcher
 from ensemble.responses import layouts
 from ensemble.state import State, check
@@ -110,13 +110,8 @@ def _to_reference(
 ) -> list[list[Tensor]]:
     """Members wait for nobody, so as many are matched at once as there are threads."""
     others = [k for k in range(len(leaves)) if k != reference]
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            told = pool.map(lambda k: _best(matchers, leaves[reference], leaves[k]), others)
-            found = dict(zip(others, told, strict=True))
-    finally:
-        torch.set_num_threads(threads)  # what one thread sets, all that start later inherit
+    told = in_lanes(lambda k: _best(matchers, leaves[reference], leaves[k]), others)
+    found = dict(zip(others, told, strict=True))
     return [found.get(k, matchers[0].identity()) for k in range(len(leaves))]
 
 

@@ -13,6 +13,7 @@ from ensemble.connectivity import Preflight, preflight
 from ensemble.healing import healer
 from ensemble.ladder import Ladder, climb
 from ensemble.members import Bench
+from ensemble.metrics import rank
 from ensemble.predictions import mean
 from ensemble.recalibration import recalibrate
 from ensemble.soup import Soup
@@ -25,7 +26,7 @@ BATCH = 256  # rows, or a few more, in a batch from which statistics are estimat
 
 
 @dataclass(frozen=True)
-class Averaged:
+class Merged:
     """What came of averaging: the state, its validation figures, whose weights are in it.
 
     ``epochs`` counts those that this took, ``flight`` is what was measured before a method was
@@ -78,11 +79,11 @@ class Scale:
 
     @cached_property
     def _best(self) -> float:
-        return max(self._signed(self.figures(state)) for state in self.states)
+        return min(self._rank(self.figures(state)) for state in self.states)
 
-    def _signed(self, figures: Mapping[str, float]) -> float:
-        sign = 1 if self.table.metric.direction == "max" else -1
-        return sign * figures[f"val_{self.table.metric.name}"]
+    def _rank(self, figures: Mapping[str, float]) -> float:
+        metric = self.table.metric
+        return rank(figures[f"val_{metric.name}"], metric.direction)
 
     def worth(self, figures: Mapping[str, float]) -> float:
         """Judge by the loss, among those whose metric is no worse than the best member's.
@@ -90,7 +91,7 @@ class Scale:
         The metric alone is coarse on few rows: averages that get one row more right by luck, at a
         much higher loss, would win.
         """
-        return -figures["val_loss"] if self._signed(figures) >= self._best else -math.inf
+        return -figures["val_loss"] if self._rank(figures) <= self._best else -math.inf
 
 
 def average(
@@ -99,7 +100,7 @@ def average(
     method: Method,
     arguments: Mapping[str, Any],
     start: Mapping[str, Any],
-) -> Averaged:
+) -> Merged:
     """Average by a method, with BatchNorm statistics re-estimated before any scoring."""
     scale = Scale(table, members)
 
@@ -118,7 +119,7 @@ def average(
     merged = method.function(scale.states, **(dict(arguments) | supply))
     chosen = merged.members if isinstance(merged, Soup) else range(len(members))
     final = scale.states[chosen[0]] if len(chosen) == 1 else ready(merged)
-    return Averaged(final, scale.figures(final), [members[k] for k in chosen], flight=flight)
+    return Merged(final, scale.figures(final), [members[k] for k in chosen], flight=flight)
 
 
 def best_average(
@@ -128,7 +129,7 @@ def best_average(
     align: bool | str = "auto",
     repair: bool = True,
     heal: bool = False,
-) -> Averaged:
+) -> Merged:
     """Climb the ladder: whatever the members' origin, the best that can be made of them.
 
     Args:
@@ -153,7 +154,7 @@ def best_average(
         heal=healer(table, members) if heal else None,
     )
     best = ladder.best
-    return Averaged(
+    return Merged(
         best.state,
         best.figures,
         [members[k] for k in best.used],

@@ -63,7 +63,7 @@ def _of_least_squares(gap_KM: Tensor) -> list[float]:
     exactly, however far off a member is (C. L. Lawson & R. J. Hanson, Solving Least Squares
     Problems, 1974, chapter 23).
     """
-    from scipy.optimize import nnls  # slow, and of use here alone
+    from scipy.optimize import nnls
 
     members, cells = gap_KM.shape
     rows_KM = torch.cat([gap_KM / cells**0.5, gap_KM.new_ones(members, 1)], dim=1)

@@ -115,7 +115,7 @@ def _scaled(
     predictions: Tensor, labels: Tensor, task: str, scales: int, shifts: int
 ) -> tuple[list[float], list[float]]:
     """Fit so many scales and shifts; the minimisation is convex."""
-    from scipy.optimize import minimize  # slow, and of use here alone
+    from scipy.optimize import minimize
 
     def loss(numbers: Any) -> tuple[float, Any]:
         own = torch.from_numpy(numbers).requires_grad_()

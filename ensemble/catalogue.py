@@ -12,7 +12,7 @@ function pools by, as its arguments: ``applies(outputs_K, **fit(outputs_K, ...))
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
@@ -105,12 +105,17 @@ class Method:
 
         Raises :class:`OptionError` for an unknown name or a value of another type.
         """
-        options = {option.name: option for option in self.options}
-        for name in given:
-            if name not in options:
-                raise OptionError(f"{self.name} has no option {name!r}{nearest(name, options)}")
-        defaults = {name: option.default for name, option in options.items()}
-        return defaults | {name: options[name].coerce(value) for name, value in given.items()}
+        return bind(self.name, self.options, given)
+
+
+def bind(who: str, options: Iterable[Option], given: Mapping[str, object]) -> dict[str, Value]:
+    """Return the value of each of somebody's options; raises as :meth:`Method.bind` does."""
+    known = {option.name: option for option in options}
+    for name in given:
+        if name not in known:
+            raise OptionError(f"{who} has no option {name!r}{nearest(name, known)}")
+    defaults = {name: option.default for name, option in known.items()}
+    return defaults | {name: known[name].coerce(value) for name, value in given.items()}
 
 
 _METHODS: dict[tuple[Mode, str], Method] = {}
@@ -156,7 +161,11 @@ def find(mode: Mode, name: str) -> Method:
 
 
 def methods(mode: Mode | None = None) -> list[Method]:
-    """Return the catalogue, or one mode of it, by mode and name."""
+    """Return the catalogue, or one mode of it, by mode and name.
+
+    >>> len(methods("predictions")), len(methods("weights"))
+    (10, 22)
+    """
     for module in MODULES:
         import_module(module)
     return [_METHODS[key] for key in sorted(_METHODS) if mode in (None, key[0])]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from ensemble.figures import chance, figure, interval, large
+from ensemble.metrics import rank
 from ensemble.plots import (
     BOTTOM,
     HEIGHT,
@@ -149,9 +150,8 @@ def growth_plot(comparison: Comparison) -> Plot:
 def reliability_plot(comparison: Comparison) -> Plot:
     """Draw how often candidates are right against how sure they are: the best single and pool."""
     pools = [row for row in comparison.rows if row.members > 1]
-    sign = 1 if comparison.direction == "max" else -1
-    pools = sorted(pools, key=lambda row: -sign * row.val)[:1]
-    drawn = [(row, comparison.reliability[row.name]) for row in [comparison.rows[0], *pools]]
+    pools.sort(key=lambda row: rank(row.val, comparison.direction))
+    drawn = [(row, comparison.reliability[row.name]) for row in [comparison.rows[0], *pools[:1]]]
     every = [bin for _, bins in drawn for bin in bins]
     lowest = min(min(bin.confidence for bin in every), min(bin.low for bin in every))
     x, y = horizontal([lowest, 1.0]), vertical([lowest, 1.0])

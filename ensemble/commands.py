@@ -85,7 +85,7 @@ def _distill(
     from ensemble.errors import OptionError
     from ensemble.outcome import distillation_text
     from ensemble.students import distill_runs
-    from ensemble.teachers import named
+    from ensemble.teachers import teachers
     from zoo.progress import Progress
 
     if method is not None:
@@ -95,7 +95,7 @@ def _distill(
         )
     with Progress() as progress:
         done = distill_runs(
-            registry, named(registry, refs), options=options, name=name, watch=progress
+            registry, teachers(registry, refs), options=options, name=name, watch=progress
         )
     echo(distillation_text(done, form))
 
@@ -180,7 +180,7 @@ def compare(
 @trust_option
 @places
 def predict(ref: str, data: Path, output: Path | None, registry: str, blobs: str) -> None:
-    """Predict the rows of DATA by a run, an averaged model or a prediction ensemble.
+    """Predict the rows of DATA by a model, an average or a pool.
 
     DATA is a table with the columns that were learnt from (the target is not needed), or images.
     It may be larger than the memory; predictions come in the order of its rows.

@@ -1,6 +1,6 @@
 """Every candidate against the best single model, on the same test rows.
 
-A single model is an ensemble of one, so all candidates go through one loop.  The baseline is
+A single model is a pool of one, so all candidates go through one loop.  The baseline is
 chosen on the validation rows; the test rows serve to report, once, and select nothing.
 """
 
@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from ensemble.costs import cost
-from ensemble.crowd import Score, figures_of, meet, together, worth
+from ensemble.crowd import Score, figures_of, meet, together
 from ensemble.entrants import Entrant, entrants, found
 from ensemble.longer import train_longer
 from ensemble.members import bench
-from ensemble.metrics import AnyMetric, find
+from ensemble.metrics import AnyMetric, find, rank
 from ensemble.reliability import Bin, calibration_curve
 from ensemble.significance import holm
 from ensemble.standings import Comparison, Row
@@ -62,7 +62,7 @@ def compare(
     alone, made = entrants(registry, table, singles, products)
     looks = registry.look(singles[0])
     scores, resamples = meet(table, alone, metrics)
-    best = min(scores, key=lambda score: (worth(score.val[0], metrics[0]), score.loss))
+    best = min(scores, key=lambda score: (rank(score.val[0], metrics[0].direction), score.loss))
     base, targets = best.entrant.predictions("test"), table.targets("test")
     if equal_compute:
         longer = train_longer(registry, best.entrant.run, singles, frame=frame, watch=watch)
@@ -128,14 +128,14 @@ def _baselines(
         method="mean",
         members=1,
         val=statistics.fmean(score.val[0] for score in scores),
-        **_compared(means, [tuple(interval) for interval in intervals], metrics),
+        **_compared(means, intervals, metrics),
         figures={
             name: statistics.fmean(score.figures[name] for score in scores)
             for name in scores[0].figures
         },
         trained_epochs=round(statistics.fmean(epochs)),
     )
-    luckiest = min(scores, key=lambda score: worth(score.test[0], metrics[0]))
+    luckiest = min(scores, key=lambda score: rank(score.test[0], metrics[0].direction))
     chosen = [(test - own, None, None, None) for test, own in zip(luckiest.test, base, strict=True)]
     oracle = Row(
         name="oracle single",
@@ -166,7 +166,7 @@ def _row(
         method="longer" if run.kind == "baseline" else run.config.get("method"),
         members=len(entrant.runs),
         val=val,
-        **_compared(tests, [tuple(interval) for interval in intervals], metrics),
+        **_compared(tests, intervals, metrics),
         figures=figures_of(entrant.table, predictions, targets),
         **vars(cost(entrant)),
         trained_epochs=entrant.trained_epochs,
@@ -197,16 +197,14 @@ def _corrected(rows: Sequence[Row], metrics: Sequence[AnyMetric]) -> list[Row]:
 
     So that any of them may be called real: to ask for more metrics finds no more by chance.
     """
-    keys = ["", *(f"[{one.name}]" for one in metrics[1:])]
-    cells = [
-        row.others[f"p_value{key}"] if key else row.p_value for row in rows[1:] for key in keys
-    ]
+    names = ["", *(one.name for one in metrics[1:])]
+    cells = [row.cell("p_value", name) for row in rows[1:] for name in names]
     known = holm([math.nan if cell is None else cell for cell in cells])
     corrected = iter(None if cell is None else p for cell, p in zip(cells, known, strict=True))
     told = [rows[0]]
     for row in rows[1:]:
-        first, *others = (next(corrected) for _ in keys)
-        more = {f"p_holm{key}": p for key, p in zip(keys[1:], others, strict=True)}
+        first, *others = (next(corrected) for _ in names)
+        more = {f"p_holm[{name}]": p for name, p in zip(names[1:], others, strict=True)}
         told.append(replace(row, p_holm=first, others={**row.others, **more}))
     return told
 

@@ -94,7 +94,7 @@ class Preflight:
     @property
     def sentence(self) -> str:
         """The finding in words."""
-        usual = "" if self.verdict == "holds" else USUAL[self.verdict]
+        usual = USUAL.get(self.verdict, "")
         measured = (self.losses[-1], self.mean_loss, self.worst_loss, self.zero_loss, self.barrier)
         average, mean, worst, zero, barrier = (f"{value:.3g}" for value in measured)
         return (

@@ -1,6 +1,5 @@
 """Single models together: what each scores, how they differ, what pools of them are worth."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -74,6 +73,7 @@ def together(
     # Targets in several units are set in relation to their spread.
     several = task == "regression" and targets.ndim == 2
     scale = targets.std(dim=0) if several else torch.ones(())
+    scale = scale.where(scale > 0, 1.0)
     crowd = replace(singles[0], runs=[entrant.run for entrant in singles])
     counted, rows = None, []
 
@@ -88,13 +88,6 @@ def together(
     assert counted is not None
     grown = growth(torch.cat(rows, dim=1), pool_sizes(len(singles)), metric)
     return diversity(counted, task), grown, metric.name
-
-
-def worth(value: float, metric: AnyMetric) -> float:
-    """Return what can be sorted by, the best first and what is undefined last."""
-    if value != value:
-        return math.inf
-    return -value if metric.direction == "max" else value
 
 
 def figures_of(table: Bench, predictions: Tensor, targets: Tensor) -> dict[str, float]:

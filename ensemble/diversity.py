@@ -57,11 +57,6 @@ class Diversity:
     ambiguity: float
 
     @property
-    def pooled_error(self) -> float:
-        """The squared error of the members' mean."""
-        return self.member_error - self.ambiguity
-
-    @property
     def disagreement(self) -> float:
         """The mean over pairs of members; nan of one."""
         return _mean_of_pairs(self.disagreement_KK)

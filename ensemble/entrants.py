@@ -1,6 +1,6 @@
 """Who is compared: single models, and what was made of them, and what each predicts.
 
-A single model is an ensemble of one, so that all of them predict, count and cost alike.  Rows come
+A single model is a pool of one, so that all of them predict, count and cost alike.  Rows come
 in portions and few models at a time, so that memory is bounded however many there are of either;
 cores share these out (:mod:`ensemble.lanes`).
 
@@ -9,7 +9,7 @@ Shapes: K member, N sample, C class.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ensemble.entries import LABELS, crossfit
 from ensemble.errors import EmptyError
-from ensemble.heldout import Pool, pooling
+from ensemble.heldout import Pool
 from ensemble.lanes import in_lanes, shared_out
 from ensemble.members import Bench, MembersError, PartName, alike
 from ensemble.metrics import AnyMetric
@@ -39,7 +39,6 @@ class Entrant:
     """One model, or several that are pooled.
 
     Attributes:
-        name: the label of the run.
         run: what it is in the registry.
         runs: the models that predict, one or several.
         pool: from their outputs to predictions.
@@ -112,13 +111,9 @@ def entrants(
 ) -> tuple[list[Entrant], list[Entrant]]:
     """Return single models and products as they enter a comparison."""
     known = ancestors(registry, [*singles, *products])
-    alone = pooling(partial(table.pool, mean), {})
 
     def enter(run: Run) -> Entrant:
-        runs, pool = [run], alone
-        if run.kind == "predictions":
-            runs, pool = members_of(registry, run), pool_of(run)
-        return Entrant(table, run, runs, pool, _epochs(run, known))
+        return Entrant(table, run, members_of(registry, run), pool_of(run), _epochs(run, known))
 
     return [enter(run) for run in singles], [enter(run) for run in products]
 

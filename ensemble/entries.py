@@ -14,7 +14,7 @@ Place = Annotated[tuple[str, int], Field(strict=False)]  # JSON has lists
 
 
 class PoolEntry(BaseModel):
-    """What a prediction ensemble's settings hold.
+    """What the settings of a pool hold.
 
     Attributes:
         method: its name in the catalogue.
@@ -53,15 +53,13 @@ def settings_of(run: Run, name: str, kind: type[S]) -> S:
     try:
         return kind.model_validate(run.config.get(name))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join([name, *map(str, first["loc"])])
         raise UnsafeFileError(
-            f"{run.owner}: its settings are damaged: {where}: {first['msg']}"
+            f"{run.owner}: its settings are damaged: {_fault(error, name)}"
         ) from None
 
 
 def pool_entry(run: Run) -> PoolEntry:
-    """Return what the settings of a prediction ensemble say.
+    """Return what the settings of a pool say.
 
     Raises:
         UnsafeFileError: where they are not those of one.
@@ -69,9 +67,13 @@ def pool_entry(run: Run) -> PoolEntry:
     try:
         entry = PoolEntry.model_validate(run.config)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UnsafeFileError(f"{run.owner}: is damaged: {where}: {first['msg']}") from None
+        raise UnsafeFileError(f"{run.owner}: is damaged: {_fault(error)}") from None
     if len(entry.checkpoints or entry.used) != len(entry.used):
         raise UnsafeFileError(f"{run.owner}: is damaged: each member has a checkpoint, or none has")
     return entry
+
+
+def _fault(error: ValidationError, *within: str) -> str:
+    """Tell the first place that does not hold what it should."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join([*within, *map(str, first['loc'])])}: {first['msg']}"

@@ -32,7 +32,7 @@ def chance(p_value: float | None) -> str:
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
-def large(value: int | None) -> str:
+def large(value: float | None) -> str:
     """Write a count in three digits.
 
     >>> large(55050), large(640), large(None)

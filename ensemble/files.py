@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ensemble.dtypes import FLOATS, NAMES
-from ensemble.elementwise import Space, mean, median
+from ensemble.elementwise import mean, median
 from ensemble.errors import EmptyError, OptionError, StateMismatchError, nearest
 from ensemble.merging import Plan, Stretch, Whole, stream, write
-from ensemble.shares import normalised
+from ensemble.shares import listed, normalised
 from ensemble.sources import (
     ENDING,
     Source,
@@ -163,22 +163,20 @@ def _method(
     """Return what combines pieces, or else what combines whole tensors."""
     if base is None and not given:
         if name == "uniform":
-            return partial(_mean, [1 / count] * count), None
+            return _mean([1 / count] * count), None
         if name == "median":
             return median, None
     if name == "weighted" and base is None and set(given) == {"weights"}:
-        return partial(_mean, _shares(given["weights"], count)), None
+        return _mean(_shares(given["weights"], count)), None
     return None, _whole(name, given, count, base)
 
 
-def _mean(weights: Sequence[float], parts: Any, space: Space) -> Any:
-    return mean(parts, weights, space)
+def _mean(weights: Sequence[float]) -> Stretch:
+    return lambda parts, space: mean(parts, weights, space)
 
 
 def _shares(given: Any, count: int) -> list[float]:
-    if not isinstance(given, list | tuple) or not all(type(w) in (int, float) for w in given):
-        raise OptionError(f"weights must be {count} numbers, one per file, however it is {given!r}")
-    return normalised(given, count)
+    return normalised(listed(given, count, "file"), count)
 
 
 def _whole(name: str, given: dict[str, Any], count: int, base: Source | None) -> Whole:
@@ -241,7 +239,8 @@ def _check_place(places: Sequence[str], sources: Sequence[Source]) -> None:
 
 def _check_room(output: str, plan: Plan) -> None:
     """Refuse early what the disk has no room for."""
-    place = next(folder for folder in Path(output).absolute().parents if folder.exists())
+    path = Path(output).absolute()
+    place = next(place for place in (path, *path.parents) if place.exists())
     needed = sum(plan.size(key) for key in plan.members[0].leaves)
     disk = shutil.disk_usage(place)
     if disk.free < needed and disk.total:  # which some do not tell

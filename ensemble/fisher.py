@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from ensemble.catalogue import method
-from ensemble.errors import EmptyError, NonFiniteError, OptionError, StateMismatchError, listing
-from ensemble.functional import arguments
-from ensemble.recalibration import Batch
-from ensemble.state import State, check, elementwise, is_finite, leafwise, mix, within
+from ensemble.errors import EmptyError, OptionError, listing
+from ensemble.functional import Batch, arguments
+from ensemble.state import State, check, check_known, elementwise, leafwise, mix, within
 
 Task: TypeAlias = Literal["classification", "multilabel", "regression"]
 FLOOR = 1e-6  # of the information, so that elements that nobody depends on have a mean
@@ -54,7 +53,15 @@ def fisher_merge(
     {'w': tensor([1.0000e+00, 2.0000e-06])}
     """
     members = check(states)
-    _check(members, fisher)
+    check_known(members, fisher, "information", _fits)
+    negative = [
+        f"{key!r} in #{i}"
+        for i, information in enumerate(fisher)
+        for key, value in information.items()
+        if value.numel() and value.min() < 0
+    ]
+    if negative:
+        raise OptionError(f"information is never negative, however it is for {listing(negative)}")
     count = len(members)
 
     def weigh(values_KN: Tensor) -> Tensor:
@@ -190,37 +197,13 @@ _TERMS: Mapping[str, Callable[[Output, bool], Term]] = {
 }
 
 
+def _fits(leaf: Tensor | None, information: Tensor) -> bool:
+    return leaf is not None and leaf.shape == information.shape
+
+
 def _pair(batch: Batch, empirical: bool) -> tuple[Tensor, Tensor]:
     if isinstance(batch, Tensor):
         if empirical:
             raise OptionError("empirical information needs targets, however a batch has none")
         return batch, torch.zeros(len(batch))
     return batch[0], batch[1]
-
-
-def _check(members: Sequence[State], fisher: Sequence[Mapping[str, Tensor]]) -> None:
-    if len(fisher) != len(members):
-        raise OptionError(
-            f"{len(members)} members need the information of each, however there is that of "
-            f"{len(fisher)}"
-        )
-    facts, bad, negative = [], [], []
-    for i, information in enumerate(fisher):
-        for key in dict.fromkeys([*fisher[0], *information]):
-            if key not in information or key not in fisher[0]:
-                facts.append(f"{key!r} is known of some members only")
-                continue
-            value = information[key]
-            theirs = members[0][key].shape if key in members[0] else None
-            if value.shape != theirs:
-                facts.append(f"the information of {key!r} is {tuple(value.shape)} in #{i}")
-            elif not is_finite(value):
-                bad.append(f"{key!r} in #{i}")
-            elif value.numel() and value.min() < 0:
-                negative.append(f"{key!r} in #{i}")
-    if facts:
-        raise StateMismatchError("information must fit the members", list(dict.fromkeys(facts)))
-    if bad:
-        raise NonFiniteError(f"information must be finite, however it is not for {listing(bad)}")
-    if negative:
-        raise OptionError(f"information is never negative, however it is for {listing(negative)}")

@@ -59,7 +59,7 @@ def graph(registry: Registry, run: Run) -> Graph:
         EnsembleError: where members differ in how they prepare what is no arithmetic.
         IntegrityError, UnsafeFileError: where what is stored of them is damaged.
     """
-    members = members_of(registry, run) if run.kind == "predictions" else [run]
+    members = members_of(registry, run)
     for member in members:
         refuse_unknown_data(member)
         check_usable(member)

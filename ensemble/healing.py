@@ -9,7 +9,6 @@ validation is kept, among them the average itself.
 import copy
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -23,11 +22,10 @@ from ensemble.distillation import (
     members_as_teacher,
 )
 from ensemble.errors import OptionError
-from ensemble.heldout import pooling
+from ensemble.heldout import mean_pool
 from ensemble.members import Bench
-from ensemble.predictions import mean
 from ensemble.state import State
-from ensemble.teachers import settings_of, together
+from ensemble.teachers import anew, together
 from zoo.models import restore
 from zoo.registry import Run
 from zoo.reports import Member
@@ -96,8 +94,8 @@ def healer(table: Bench, members: Sequence[Run]) -> Callable[[State], tuple[Stat
             f"trained for {spent:.3g} on average; train them longer, or leave it out"
         )
     plain = {"train.mixup": 0.0, "train.label_smoothing": 0.0}
-    config = settings_of(members[0], _gentle(epochs) | plain, leave=("keep", "augment", "stop"))
-    pool = pooling(partial(table.pool, mean), {})
+    config = anew(members[0], _gentle(epochs) | plain, leave=("keep", "augment", "stop"))
+    pool = mean_pool(table.data.task)
     device = default_device()
 
     def healed(state: State) -> tuple[State, int]:

@@ -68,7 +68,7 @@ class OutOfFold:
             log-probabilities (N, C), log-odds (N, L), or values (N,) or (N, T); NaN in rows that
             every member trained on.
         """
-        pool = pool or (lambda outputs_K, members: pooled(mean, outputs_K, self.task))
+        pool = pool or mean_pool(self.task)
         told = self.outputs_K.new_full(self.outputs_K.shape[1:], torch.nan)
         alike: dict[tuple[int, ...], list[int]] = {}
         for row, unseen_K in enumerate(self.unseen_KN.T.tolist()):
@@ -82,6 +82,11 @@ class OutOfFold:
             told = told.to(torch.promote_types(told.dtype, part.dtype))
             told[rows] = part.to(told.dtype)
         return told
+
+
+def mean_pool(task: str) -> Pool:
+    """Return the pool that averages what members say; of one member it is what that says."""
+    return lambda outputs_K, members: pooled(mean, outputs_K, task)
 
 
 def assemble(

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ensemble.errors import EmptyError, StateMismatchError
-from ensemble.state import State, differences
+from ensemble.errors import EmptyError
+from ensemble.functional import refuse_misfit
+from ensemble.state import State
 from zoo.inference import Inference
 
 
@@ -36,9 +37,7 @@ def forward_many(module: nn.Module, states: Sequence[State]) -> Inference:
     """
     if not states:
         raise EmptyError("there must be at least one state, however none was given")
-    names = ["the module", *(f"state #{k}" for k in range(len(states)))]
-    if found := differences([module.state_dict(), *states], names):
-        raise StateMismatchError("the states must fit the module", found)
+    refuse_misfit(module, states)
     modules = []
     for state in states:
         own = copy.deepcopy(module)

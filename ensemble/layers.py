@@ -1,7 +1,7 @@
 """Linear and convolutional layers of a module: which may be rescaled, and who reads them."""
 
 from collections import Counter
-from typing import TypeAlias, TypeGuard
+from typing import TypeAlias, TypeGuard, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 Transposed: TypeAlias = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 Layer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | Transposed
-FORWARDS = {
-    nn.Linear.forward,
-    nn.Conv1d.forward,
-    nn.Conv2d.forward,
-    nn.Conv3d.forward,
-    nn.ConvTranspose1d.forward,
-    nn.ConvTranspose2d.forward,
-    nn.ConvTranspose3d.forward,
-}
+FORWARDS = {kind.forward for kind in get_args(Layer)}
 
 
 def is_layer(part: nn.Module) -> TypeGuard[Layer]:

@@ -42,11 +42,12 @@ def curves_plot(
     logarithmic = min(losses) > 0 and max(losses) / min(losses) > 20
     x, y = horizontal(epochs, whole=True), vertical(losses, logarithmic=logarithmic)
     shapes: list[Shape] = []
-    for run in [*(run for run in runs if run not in best), *best]:
+    ordered = sorted(runs, key=lambda run: run in best)  # drawn last, it lies on top
+    for run in ordered:
         look = "single" if run in best else "member"
         course = courses[run.id][:: max(1, len(courses[run.id]) // 200)]
         shapes.append(line([(x(e), y(v)) for e, v in course], f"curve {look}", run.label))
-    for run in [*(run for run in runs if run not in best), *best]:
+    for run in ordered:
         look = "single" if run in best else "member"
         at = dict(courses[run.id])
         if courses[run.id]:

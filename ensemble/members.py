@@ -79,10 +79,6 @@ class Bench:
         _refuse_change(data, run)
         return data
 
-    def part(self, name: PartName) -> Part:
-        """Return a part of the first run's data."""
-        return _part(self.data, name)
-
     def targets(self, name: PartName, data: Data | None = None) -> Tensor:
         """Return a part's classes (N,), labels (N, L), or values (N,) or (N, T) in their unit.
 

@@ -47,6 +47,9 @@ def stacked(
         log-probabilities (N, C), log-odds (N, L), or values (N,) or (N, T); NaN where a learner
         has no member.
 
+    Raises:
+        NonFiniteError: a member predicts NaN or infinity.
+
     >>> values_KN = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
     >>> stacked(values_KN, "regression", coefficients=[1.0, 0.5], intercepts=0.5)
     tensor([3., 5.], dtype=torch.float64)
@@ -120,7 +123,7 @@ def _classes(expected_KNC: Tensor, labels_N: Tensor, penalty: float) -> Fitted:
             f"stacking learns from rows of every class, however none is of class #{absent[0]}; "
             "another split, or another method, is needed"
         )
-    from sklearn.linear_model import LogisticRegression  # slow, and of use here alone
+    from sklearn.linear_model import LogisticRegression
 
     features_NF = expected_KNC.transpose(0, 1).reshape(rows, members * classes)
     solver = LogisticRegression(C=1 / penalty, max_iter=ROUNDS)

@@ -36,10 +36,9 @@ def _itself(means: Tensor) -> Tensor:
 class Metric:
     """A metric as data: ``figure = finish(mean(rows(predictions, targets)))``.
 
-    ``finish`` is monotone and works on tensors of any shape, one mean per element.  ``affine``
-    tells whether it keeps means, so that the mean of several figures is the figure of mean rows.
-    ``binary`` rows are 0 or 1, and are compared by McNemar's test.  ``joint`` ones depend on each
-    other, so that they cannot be computed portion by portion.
+    ``finish`` is monotone and works on tensors of any shape, one mean per element.  ``binary``
+    rows are 0 or 1, and are compared by McNemar's test.  ``joint`` ones depend on each other, so
+    that they cannot be computed portion by portion.
 
     >>> round(METRICS["regression"]["rmse"](torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])), 6)
     1.414214
@@ -49,7 +48,6 @@ class Metric:
     direction: Direction
     rows: Callable[[Tensor, Tensor], Tensor]
     finish: Callable[[Tensor], Tensor] = _itself
-    affine: bool = True
     binary: bool = False
     joint: bool = False
 
@@ -135,7 +133,7 @@ _ROWS: Mapping[str, tuple[AnyMetric, ...]] = {
         WholeMetric("roc_auc", "max", whole.label_roc_auc, FEWEST),
     ),
     "regression": (
-        Metric("rmse", "min", scores.squared_error, torch.sqrt, affine=False),
+        Metric("rmse", "min", scores.squared_error, torch.sqrt),
         Metric("mae", "min", scores.absolute_error),
         Metric("r2", "max", scores.unexplained, lambda means: 1 - means, joint=True),
     ),
@@ -157,6 +155,17 @@ def find(task: str, name: str) -> AnyMetric:
     if name not in known:
         raise OptionError(f"no metric of {task} is called {name!r}{nearest(name, known)}")
     return known[name]
+
+
+def rank(value: float, direction: str) -> float:
+    """Return what figures are sorted by: the best first, what is undefined last.
+
+    >>> sorted([0.9, math.nan, 0.95], key=lambda value: rank(value, "max"))
+    [0.95, 0.9, nan]
+    """
+    if value != value:
+        return math.inf
+    return -value if direction == "max" else value
 
 
 def ranking(task: str) -> AnyMetric:

@@ -5,8 +5,8 @@ import textwrap
 from typing import Any
 
 from ensemble.classes import Student
+from ensemble.figures import figure
 from ensemble.students import Distillation
-from zoo.figures import figure
 from zoo.render import Format, describe, render, to_json
 
 LEGEND = """\

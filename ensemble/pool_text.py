@@ -3,7 +3,7 @@
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from zoo.figures import figure
+from ensemble.figures import figure
 from zoo.render import render
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ other four fifths give, five times over.  The product itself is fitted on all of
 Shapes: K member, G learner (one member, or those that differ in seed and fold alone), N sample.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from timeit import repeat
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,10 @@ from ensemble.calibration import calibrate, calibrated
 from ensemble.catalogue import Method
 from ensemble.entries import crossfit, pool_entry
 from ensemble.errors import EmptyError, EnsembleError, OptionError
-from ensemble.heldout import Pool, pooling
+from ensemble.heldout import Pool, mean_pool, pooling
 from ensemble.learners import evidence
 from ensemble.members import Bench, alike, model_of
-from ensemble.predictions import mean, pooled, tasks
+from ensemble.predictions import pooled, tasks
 from zoo.choice import threads
 from zoo.data.folds import kfold
 from zoo.errors import UnsafeFileError
@@ -128,15 +128,15 @@ def pool(
 
 
 def pool_of(run: Run) -> Pool:
-    """Return the function that pools what the members of a prediction ensemble say.
+    """Return the function that pools what the members of a pool say.
 
-    Any other run is an ensemble of one, whose pool is the mean.
+    Any other run is a pool of one, which says what it says.
 
     Raises:
         UnsafeFileError: where its entry is damaged; the function too, where what was fitted is.
     """
     if run.kind != "predictions":
-        return pooling(partial(pooled, mean, task=run.task), {})
+        return mean_pool(run.task)
     entry = pool_entry(run)
     method = catalogue.find("predictions", entry.method)
     plain = pooling(
@@ -160,7 +160,9 @@ def pool_of(run: Run) -> Pool:
 
 
 def weights_in(run: Run) -> list[float] | None:
-    """Return what each member of a prediction ensemble weighs; None where all weigh the same."""
+    """Return what each member of a run weighs; None where all weigh the same."""
+    if run.kind != "predictions":
+        return None
     entry = pool_entry(run)
     weights: list[float] | None = (entry.found or entry.arguments).get("weights")
     return weights
@@ -180,12 +182,7 @@ def stopwatch(
         x_N = table.own(runs[0]).val.x
         x_N = x_N[torch.arange(batch) % len(x_N)]
         forward = table.predictor(runs)
-        times = []
-        for _ in range(TIMINGS):
-            start = time.perf_counter()
-            forward(x_N)
-            times.append(time.perf_counter() - start)
-        return 1e3 * min(times)
+        return 1e3 * min(repeat(lambda: forward(x_N), number=1, repeat=TIMINGS))
 
     def cost(chosen: Sequence[int], batch: int) -> float:
         total = 0.0
@@ -261,8 +258,7 @@ def _worth(table: Bench, members: Sequence[Run], metric: Any) -> Callable[[Tenso
     if name == LOSS:
         return lambda predictions, targets: -table.loss(predictions, targets)
     found = metrics.find(table.data.task, name)
-    sign = 1 if found.direction == "max" else -1
-    return lambda predictions, targets: sign * found(predictions, targets)
+    return lambda *told: -metrics.rank(found(*told), found.direction)
 
 
 def _applied(method: Method) -> Callable[..., Tensor]:

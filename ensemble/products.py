@@ -4,25 +4,25 @@ import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-from ensemble.averaging import Averaged, average, best_average
+from ensemble.averaging import Merged, average, best_average
 from ensemble.catalogue import Method, Mode, find
 from ensemble.connectivity import Preflight
 from ensemble.errors import OptionError
-from ensemble.heldout import pooling
+from ensemble.heldout import mean_pool
 from ensemble.ladder import Ladder, steps
 from ensemble.lanes import in_lanes
 from ensemble.likeness import same_model, same_rows
 from ensemble.members import bench
+from ensemble.metrics import rank
 from ensemble.pools import Pooled, pool
-from ensemble.predictions import mean
-from ensemble.snapshots import described, origin, snapshots
+from ensemble.shares import listed
+from ensemble.snapshots import described, origin, snapshots, trained_epochs
 from ensemble.supplies import base
 from zoo.errors import ZooError
 from zoo.registry import NewRun, Registry, Run
-from zoo.registry.records import digest
+from zoo.registry.records import Kind, digest
 from zoo.settings import NAME_RULE, is_name
 
 LADDER = "ladder"  # what a product is called that was made without naming a method
@@ -103,19 +103,17 @@ def combine(
         same_model(runs)
         same_rows(runs)
     table.predict(runs, "val")
-    alone = pooling(partial(table.pool, mean), {})
+    alone = mean_pool(table.data.task)
     figures = [*in_lanes(lambda run: table.figures(*table.validation([run], alone)), runs)]
     order = list(range(len(runs)))
-    if (
-        chosen is None or not chosen.ordered
-    ):  # the first of members that score alike is then the better one
+    if not (chosen and chosen.ordered):  # the first of members that score alike is the better one
         order.sort(key=lambda k: figures[k]["val_loss"])
     members = [runs[k] for k in order]
     supply: dict[str, Any] = {}
     needs = chosen.needs if chosen else ()
     if "weights" in needs:
         inverse = [1 / max(figure["val_loss"], 1e-9) for figure in figures]
-        weights = _weights(given.pop("weights", inverse), len(runs))
+        weights = listed(given.pop("weights", inverse), len(runs), "member")
         supply["weights"] = [weights[k] for k in order]
     start: dict[str, Any] = {}
     if "base" in needs:
@@ -124,7 +122,7 @@ def combine(
     calibration = given.pop("calibration", None) if by_predictions else None
     metric = given.pop("metric", None) if by_predictions and "score" in needs else None
     arguments = supply | (chosen.bind(given) if chosen else given)
-    made: Pooled | Averaged
+    made: Pooled | Merged
     if by_predictions and chosen:
         made = pool(table, members, chosen, arguments, metric=metric, calibration=calibration)
     elif chosen:
@@ -135,7 +133,7 @@ def combine(
     run = _save(registry, members, mode, chosen, asked, made, name)
     key = f"val_{table.metric.name}"
     values = [figure[key] for figure in figures]
-    best = (max if table.metric.direction == "max" else min)(values)
+    best = min(values, key=lambda value: rank(value, table.metric.direction))
     return Product(
         run=run,
         members=members,
@@ -144,8 +142,8 @@ def combine(
         val=made.figures[key],
         best=best,
         mean=sum(values) / len(values),
-        flight=made.flight if isinstance(made, Averaged) else None,
-        ladder=made.ladder if isinstance(made, Averaged) else None,
+        flight=made.flight if isinstance(made, Merged) else None,
+        ladder=made.ladder if isinstance(made, Merged) else None,
         pooled=made if isinstance(made, Pooled) else None,
     )
 
@@ -156,7 +154,7 @@ def _save(
     mode: Mode,
     method: Method | None,
     arguments: dict[str, Any],
-    made: Pooled | Averaged,
+    made: Pooled | Merged,
     name: str | None,
 ) -> Run:
     """Enter the product, which took some more epochs than its members, into the registry.
@@ -167,38 +165,24 @@ def _save(
     called = method.name if method else LADDER
     config = {"mode": mode, "method": called, "arguments": arguments, "data": first.config["data"]}
     config |= described(made.used)
-    if isinstance(made, Averaged):
+    if isinstance(made, Merged):
         config["model"] = first.config["model"]
     else:
         fitted = {"found": made.found, "calibration": made.calibration}
         config |= {what: told for what, told in fitted.items() if told is not None}
         called += f"-{made.calibration['kind']}" if made.calibration else ""
-    parents = {origin(run): run.epochs or 0 for run in members}
-    request = NewRun(
-        name=f"{first.name}.{mode}-{called}",
-        kind=mode,
-        config=config,
-        config_hash=digest(config)[:16],
-        task=first.task,
-        classes=first.classes,
-        data_ref=first.data_ref,
-        data_fingerprint=first.data_fingerprint,
-        split_hash=first.split_hash,
-        preprocessing=first.preprocessing,
-        parents=tuple(parents),
-        environment=first.environment,
-    )
+    request = requested(f"{first.name}.{mode}-{called}", mode, config, members)
     request = named(registry, request, name)
     (run,) = registry.add([request])
-    more = made.epochs if isinstance(made, Averaged) else 0
+    more = made.epochs if isinstance(made, Merged) else 0
     try:
         registry.publish(
             run.id,
             # A pool has no weights: the header of its file tells what it is.
-            made.state if isinstance(made, Averaged) else {},
-            kind="merged" if isinstance(made, Averaged) else "pool",
+            made.state if isinstance(made, Merged) else {},
+            kind="merged" if isinstance(made, Merged) else "pool",
             epoch=None,
-            epochs=sum(parents.values()) + more,
+            epochs=trained_epochs(members) + more,
             metrics=made.figures,
             seconds=None,
         )
@@ -207,6 +191,25 @@ def _save(
             registry.finish(run.id, "failed", error=str(error))
         raise
     return registry.run(run.id)
+
+
+def requested(name: str, kind: Kind, config: Mapping[str, Any], members: Sequence[Run]) -> NewRun:
+    """Ask for a run that is made of others, whose data and split it has."""
+    first = members[0]
+    return NewRun(
+        name=name,
+        kind=kind,
+        config=config,
+        config_hash=digest(config)[:16],
+        task=first.task,
+        classes=first.classes,
+        data_ref=first.data_ref,
+        data_fingerprint=first.data_fingerprint,
+        split_hash=first.split_hash,
+        preprocessing=first.preprocessing,
+        parents=tuple(dict.fromkeys(map(origin, members))),
+        environment=first.environment,
+    )
 
 
 def named(registry: Registry, request: NewRun, name: str | None) -> NewRun:
@@ -227,15 +230,3 @@ def named(registry: Registry, request: NewRun, name: str | None) -> NewRun:
         if name is not None:
             raise OptionError(f"--save takes a new name, however {base!r} is that of another run")
     raise AssertionError("there is always another name")
-
-
-def _weights(given: Any, count: int) -> list[float]:
-    """Check weights given by the user; the method itself checks their values."""
-    numbers = isinstance(given, list | tuple) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in given
-    )
-    if not numbers or len(given) != count:
-        raise OptionError(
-            f"weights must be a list of {count} numbers, one per member, however it is {given!r}"
-        )
-    return [float(value) for value in given]

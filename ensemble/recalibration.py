@@ -6,17 +6,15 @@ and better generalization (SWA), arXiv:1803.05407, section 3.2: one more pass ov
 """
 
 import copy
-from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ensemble.errors import EmptyError, NonFiniteError, OptionError, StateMismatchError, listing
-from ensemble.state import State, blend, differences, is_finite
-
-Batch: TypeAlias = Tensor | Sequence[Tensor]
+from ensemble.errors import NonFiniteError, OptionError, listing
+from ensemble.functional import Batch, inputs_of, refuse_misfit
+from ensemble.state import State, blend, is_finite
 
 
 @torch.no_grad()
@@ -41,8 +39,7 @@ def recalibrate(module: nn.Module, state: State, batches: Iterable[Batch]) -> di
     >>> state["running_mean"], state["running_var"]
     (tensor([3.]), tensor([2.]))
     """
-    if found := differences([module.state_dict(), state], ["the module", "the state"]):
-        raise StateMismatchError("the state must fit the module", found)
+    refuse_misfit(module, [state])
     result = blend([state], [1.0])
     if not norms(module):
         return result
@@ -50,10 +47,10 @@ def recalibrate(module: nn.Module, state: State, batches: Iterable[Batch]) -> di
     twin.load_state_dict(result, assign=True)
     values = dict.fromkeys(norms(twin), 0)
 
-    def weigh(norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+    def weigh(norm: _BatchNorm, given: tuple[Tensor, ...]) -> None:
         """Let this batch count by its share of the values seen so far."""
-        refuse_lone_values(norm, inputs)
-        here = inputs[0].numel() // norm.num_features
+        refuse_lone_values(norm, given)
+        here = given[0].numel() // norm.num_features
         if not values[norm]:
             norm.reset_running_stats()
         values[norm] += here
@@ -62,29 +59,25 @@ def recalibrate(module: nn.Module, state: State, batches: Iterable[Batch]) -> di
     for norm in values:
         norm.train()
         norm.register_forward_pre_hook(weigh)
-    empty = True
-    for batch in batches:
-        twin(batch if isinstance(batch, Tensor) else batch[0])
-        empty = False
-    if empty:
-        raise EmptyError("BatchNorm needs at least one batch, however none was given")
+    for x_N in inputs_of(batches, "BatchNorm needs"):
+        twin(x_N)
     fresh = twin.state_dict()
     if bad := [repr(key) for key in state if not is_finite(fresh[key])]:
         raise NonFiniteError(f"the state must be finite after this, however: {listing(bad)}")
     return {key: fresh[key] for key in state}
 
 
-def refuse_lone_values(norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+def refuse_lone_values(norm: _BatchNorm, given: tuple[Tensor, ...]) -> None:
     """Refuse a batch that has no variance.
 
     Raises:
         OptionError: where it brings one value of a channel, or none.
     """
-    values = inputs[0].numel() // norm.num_features
+    values = given[0].numel() // norm.num_features
     if values < 2:
         raise OptionError(
             "BatchNorm needs two or more values per channel in every batch, however one of "
-            f"shape {tuple(inputs[0].shape)} has {values}: drop it, or change the batch size"
+            f"shape {tuple(given[0].shape)} has {values}: drop it, or change the batch size"
         )
 
 

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ensemble.catalogue import method
-from ensemble.errors import EmptyError, NonFiniteError, OptionError, StateMismatchError, listing
-from ensemble.functional import arguments
-from ensemble.recalibration import Batch
-from ensemble.state import State, check, is_finite, leafwise, mix
+from ensemble.errors import OptionError
+from ensemble.functional import Batch, arguments, inputs_of
+from ensemble.state import State, check, check_known, leafwise, mix
 
 ROOM = 1 << 22  # elements of the unfolded inputs that are held at once
 SOUND = 1e-12  # of an input's square: what others leave of it beyond the rounding of sums
@@ -57,7 +56,7 @@ def regmean(
     members = check(states)
     if not 0 <= alpha <= 1:
         raise OptionError(f"alpha must be from 0 to 1, however it is {alpha}")
-    _check(members, grams)
+    check_known(members, grams, "Gram matrix", _fits)
     count = len(members)
 
     def merge(key: str, leaves: Sequence[Tensor]) -> Tensor:
@@ -103,8 +102,8 @@ def gram_matrices(module: nn.Module, state: State, batches: Iterable[Batch]) -> 
     found: dict[str, Tensor] = {}
 
     def watch(name: str, layer: nn.Module) -> None:
-        def add(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            gram = _gram(layer, inputs[0])
+        def add(layer: nn.Module, given: tuple[Any, ...]) -> None:
+            gram = _gram(layer, given[0])
             found[name] = found[name] + gram if name in found else gram
 
         layer.register_forward_pre_hook(add)
@@ -112,13 +111,8 @@ def gram_matrices(module: nn.Module, state: State, batches: Iterable[Batch]) -> 
     for name, layer in twin.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
             watch(f"{name}.weight" if name else "weight", layer)
-    empty = True
-    for batch in batches:
-        x_N = batch if isinstance(batch, Tensor) else batch[0]
+    for x_N in inputs_of(batches, "Gram matrices need"):
         functional_call(twin, given, (x_N,))
-        empty = False
-    if empty:
-        raise EmptyError("Gram matrices need at least one batch, however none was given")
     return found
 
 
@@ -166,33 +160,13 @@ def _solved(gram_GDD: Tensor, pull_GDO: Tensor) -> Tensor:
     return solution
 
 
-def _check(members: Sequence[State], grams: Sequence[Mapping[str, Tensor]]) -> None:
-    if len(grams) != len(members):
-        raise OptionError(
-            f"{len(members)} members need the Gram matrices of each, however there are those of "
-            f"{len(grams)}"
-        )
-    facts, bad = [], []
-    for i, known in enumerate(grams):
-        for key in dict.fromkeys([*grams[0], *known]):
-            if key not in known or key not in grams[0]:
-                facts.append(f"{key!r} has a Gram matrix in some members only")
-                continue
-            shape, leaf = known[key].shape, members[0].get(key)
-            groups, inputs = shape[0] if len(shape) == 3 else 1, shape[-1] if shape else 0
-            fits = (
-                leaf is not None
-                and leaf.ndim > 1
-                and not leaf.is_complex()
-                and len(shape) in (2, 3)
-                and inputs == shape[-2] == leaf[0].numel()
-                and len(leaf) % groups == 0
-            )
-            if not fits:
-                facts.append(f"the Gram matrix of {key!r} is {tuple(shape)} in #{i}")
-            elif not is_finite(known[key]):
-                bad.append(f"{key!r} in #{i}")
-    if facts:
-        raise StateMismatchError("Gram matrices must fit the members", list(dict.fromkeys(facts)))
-    if bad:
-        raise NonFiniteError(f"Gram matrices must be finite, however not for {listing(bad)}")
+def _fits(leaf: Tensor | None, gram: Tensor) -> bool:
+    shape = gram.shape
+    return (
+        leaf is not None
+        and leaf.ndim > 1
+        and not leaf.is_complex()
+        and len(shape) in (2, 3)
+        and shape[-1] == shape[-2] == leaf[0].numel()
+        and (len(shape) == 2 or len(leaf) % shape[0] == 0)
+    )

@@ -29,12 +29,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ensemble.errors import EmptyError, NonFiniteError, OptionError, StateMismatchError, listing
+from ensemble.errors import NonFiniteError, OptionError, listing
+from ensemble.functional import Batch, inputs_of, refuse_misfit
 from ensemble.layers import Layer, Transposed, axis, is_layer, left
 from ensemble.moments import Moments, moments
-from ensemble.recalibration import Batch, norms, recalibrate, refuse_lone_values
+from ensemble.recalibration import norms, recalibrate, refuse_lone_values
 from ensemble.shares import normalised
-from ensemble.state import State, blend, check, differences
+from ensemble.state import State, blend, check
 
 DEAD = 1e-3  # of S: no average of fewer than a million members shrinks a live channel so far
 CLOSE = 1e-3  # of S: what a channel may be off
@@ -127,25 +128,23 @@ def repairer(
     ({'weight': tensor([[2.]])}, {'weight': tensor([[1.]])}, ('',))
     """
     members = check(states)
-    _refuse_misfit(module, members[0])
-    inputs = [batch if isinstance(batch, Tensor) else batch[0] for batch in batches]
-    if not inputs:
-        raise EmptyError("REPAIR needs at least one batch, however none was given")
-    reasons = left(module, _twin(module, members[0]), inputs[0][:2])
+    refuse_misfit(module, members[:1])
+    given = list(inputs_of(batches, "REPAIR needs"))
+    reasons = left(module, _twin(module, members[0]), given[0][:2])
     layers = {n: part for n, part in module.named_modules() if is_layer(part) and n not in reasons}
     measured_K = [
-        _measure(_twin(module, state), layers, inputs, f"member #{k}")
+        _measure(_twin(module, state), layers, given, f"member #{k}")
         for k, state in enumerate(members if layers else ())
     ]
 
     def repaired(merged: State, weights: Sequence[float] | Tensor | None = None) -> Repaired:
         (state,) = check([merged], ["the average"])
-        _refuse_misfit(module, state)
+        refuse_misfit(module, [state])
         shares = normalised([1.0] * len(members) if weights is None else weights, len(members))
         told = {n: _goal([moments[n] for moments in measured_K], shares) for n in layers}
-        result = _rescaled(module, blend([state], [1.0]), layers, told, inputs)
+        result = _rescaled(module, blend([state], [1.0]), layers, told, given)
         scaled = [name for name, layer in layers.items() if layer.bias is None]
-        return Repaired(recalibrate(module, result, inputs), layers, scaled, reasons)
+        return Repaired(recalibrate(module, result, given), layers, scaled, reasons)
 
     return repaired
 
@@ -156,7 +155,7 @@ def _rescaled(
     state: dict[str, Tensor],
     layers: Mapping[str, Layer],
     goals: Mapping[str, Goal],
-    inputs: Sequence[Tensor],
+    given: Sequence[Tensor],
 ) -> dict[str, Tensor]:
     """Rescale the layers of a state, in place, until their statistics are the goals."""
     for passed in range(len(layers)):
@@ -165,12 +164,12 @@ def _rescaled(
             norm.train()
             norm.register_forward_pre_hook(refuse_lone_values)
         # In the first pass every layer reads what those before it shall give.
-        found = _measure(twin, layers, inputs, "the average", {} if passed else goals)
+        found = _measure(twin, layers, given, "the average", {} if passed else goals)
         if passed and all(_is_close(layer, goals[n], found[n]) for n, layer in layers.items()):
             break
         for name, layer in layers.items():
             _fuse(state, name, layer, *_correction(layer, goals[name], found[name]))
-        if len(inputs) == 1:  # its own statistics are those of all rows
+        if len(given) == 1:  # its own statistics are those of all rows
             break
     return state
 
@@ -178,7 +177,7 @@ def _rescaled(
 def _measure(
     twin: nn.Module,
     layers: Iterable[str],
-    inputs: Iterable[Tensor],
+    given: Iterable[Tensor],
     who: str,
     goals: Mapping[str, Goal] | None = None,
 ) -> dict[str, Moments]:
@@ -187,7 +186,7 @@ def _measure(
     Args:
         twin: the module; it is called, and must not be used again.
         layers: their names.
-        inputs: the batches.
+        given: the inputs of each batch.
         who: is measured, for errors.
         goals: of those layers that shall give each batch with these statistics.
     """
@@ -211,8 +210,8 @@ def _measure(
         twin.get_submodule(name).register_forward_hook(
             lambda layer, _, output, name=name: watch(name, layer, output)
         )
-    for batch in inputs:
-        twin(batch)
+    for x_N in given:
+        twin(x_N)
     for name in layers:
         count = found[name].values if name in found else 0
         if count < 2:
@@ -272,11 +271,6 @@ def _is_close(layer: Layer, goal: Goal, found: Moments) -> bool:
 def _rounding(layer: Layer) -> float:
     """Return the share of a number that its rounding to the weights' precision may add or take."""
     return 2 * torch.finfo(layer.weight.dtype).eps
-
-
-def _refuse_misfit(module: nn.Module, state: State) -> None:
-    if found := differences([module.state_dict(), state], ["the module", "the state"]):
-        raise StateMismatchError("the states must fit the module", found)
 
 
 def _twin(module: nn.Module, state: State) -> nn.Module:

@@ -73,7 +73,7 @@ def by_split(runs: Sequence[Run]) -> list[list[Run]]:
 def repeated(comparisons: Sequence[Comparison]) -> list[Repeated]:
     """Bring comparisons of several splits together, candidate by candidate.
 
-    Candidates are the same where they are called the same, apart from their zoo's name.
+    Candidates are the same where they are called the same, apart from the name of their training.
     """
     rows: dict[str, list[tuple[Comparison, float, float]]] = {}
     for comparison in comparisons:

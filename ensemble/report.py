@@ -15,15 +15,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ensemble.charts import cost_plot, growth_plot, intervals_plot, reliability_plot
-from ensemble.figures import chance, figure, interval, large
+from ensemble.figures import chance, figure, interval
 from ensemble.member_charts import curves_plot, similarity_plot
 from ensemble.plots import Plot
-from ensemble.scoreboard import SHOWN, differing, named
+from ensemble.scoreboard import COSTS, SHOWN, cost, differing, named
 from ensemble.standings import Comparison, Row
 from zoo.printable import printable
 from zoo.registry import Registry
 from zoo.replacing import replacing
 
+CELLS = ("delta", "ci_low", "ci_high", "p_holm")  # of each metric
 FITTING = 17  # columns of a table that stand side by side on a desktop
 TEMPLATES = Path(__file__).parent / "templates"
 History = Sequence[Mapping[str, Any]]
@@ -108,32 +109,20 @@ def _cells(row: Row, comparison: Comparison) -> list[Cell]:
         Cell("val", figure(row.val), row.val),
         Cell("test", figure(row.test), row.test),
     ]
-    told = {"delta": row.delta, "ci_low": row.ci_low, "ci_high": row.ci_high, "p_holm": row.p_holm}
-    for place, metric in enumerate(comparison.metrics):
-        key, of = (f"[{metric}]", f"{metric} ") if place else ("", "")
-        delta, low, high, p = (row.others[f"{n}{key}"] if key else told[n] for n in told)
-        if key:
-            value = row.others[f"test{key}"]
-            cells.append(Cell(metric, figure(value), value))
+    for further in ("", *comparison.metrics[1:]):
+        of = further and f"{further} "
+        if further:
+            value = row.cell("test", further)
+            cells.append(Cell(further, figure(value), value))
+        delta, low, high, p = (row.cell(n, further) for n in CELLS)
         shown, _, aside = ("", "", "") if row is base else interval(delta, low, high).partition(" ")
         cells.append(Cell(f"{of}delta", shown, delta, aside))
         cells.append(Cell(f"{of}p", chance(p), p))
     for name in SHOWN[comparison.task]:
         if name not in comparison.metrics:
             cells.append(Cell(name, figure(row.figures[name]), row.figures[name]))
-    return [
-        *cells,
-        Cell("params", large(row.params), row.params),
-        Cell("flops", large(row.flops), row.flops),
-        Cell("bytes", large(row.weights_bytes), row.weights_bytes),
-        Cell("ms 1", _rounded(row.inference_ms, 2), row.inference_ms),
-        Cell("ms 256", _rounded(row.inference_ms_256, 2), row.inference_ms_256),
-        Cell("epochs", _rounded(row.trained_epochs, 0), row.trained_epochs),
-    ]
-
-
-def _rounded(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+    costs = (Cell(column, cost(row, column), row.cell(field)) for column, field in COSTS.items())
+    return [*cells, *costs]
 
 
 def _harmless(value: Any) -> Any:

@@ -15,15 +15,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ensemble.errors import (
-    EmptyError,
-    NonFiniteError,
-    StateMismatchError,
-    SymmetryError,
-    listing,
-)
-from ensemble.recalibration import Batch
-from ensemble.state import State, check, differences
+from ensemble.errors import NonFiniteError, SymmetryError, listing
+from ensemble.functional import Batch, inputs_of, refuse_misfit
+from ensemble.state import State, check
 from ensemble.symmetries import Layout, Symmetry
 from ensemble.tracing import Made, step_by_step
 
@@ -73,19 +67,22 @@ def activations(
         NonFiniteError: for states, or activations, that hold NaN or infinity.
         EmptyError: without members or batches.
         SymmetryError: where the computation is not the one that was traced.
+
+    >>> from ensemble import symmetry
+    >>> net, x = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.randn(5, 2)
+    >>> (read,) = activations(net, [net.state_dict()], [x], symmetry(net, x))
+    >>> [units.shape for units in read.values()]
+    [torch.Size([5, 3])]
     """
     members = check(states)
-    if found := differences([module.state_dict(), members[0]], ["the module", "the state"]):
-        raise StateMismatchError("the states must fit the module", found)
-    inputs = [batch if isinstance(batch, Tensor) else batch[0] for batch in batches]
-    if not inputs:
-        raise EmptyError("activations need at least one batch, however none was given")
-    most = max(1, POSITIONS // len(inputs))
+    refuse_misfit(module, members[:1])
+    given = list(inputs_of(batches, "activations need"))
+    most = max(1, POSITIONS // len(given))
     twin = copy.deepcopy(module).eval()
     told = []
     for k, state in enumerate(members):
         read: dict[Made, list[Tensor]] = {made: [] for made in symmetry.sites}
-        for x in inputs:
+        for x in given:
             with step_by_step(), _Recorder(symmetry.sites) as recorder:
                 torch.func.functional_call(twin, dict(state), (x,), tie_weights=False)
             missing = symmetry.sites.keys() - recorder.found.keys()

@@ -15,12 +15,20 @@ SHOWN = {  # figures that have a column in the table; the other formats have all
     "multilabel": ("nll", "hamming", "f1"),
     "regression": ("mae", "r2"),
 }
+COSTS = {  # column -> field of a row
+    "params": "params",
+    "flops": "flops",
+    "bytes": "weights_bytes",
+    "ms 1": "inference_ms",
+    "ms 256": "inference_ms_256",
+    "epochs": "trained_epochs",
+}
 LEGEND = """\
 k: models run for each prediction
 delta: test minus that of the best single, with a paired bootstrap interval
 p: of a difference as large by chance, corrected for the number of p-values"""
 ORACLE = "oracle single: chosen on the test rows, so that nobody attains it"
-COSTS = """\
+PRICES = """\
 flops, ms 1: for one row; ms 256: for 256, on one thread; epochs: of training"""
 OWN_ROWS = """\
 val: of each single on its own validation rows; of several on all of these,
@@ -49,7 +57,7 @@ def comparison_text(comparison: Comparison, form: Format, width: int = 80) -> st
         lines.append(textwrap.fill(differing(comparison.diversity, comparison.task), room))
     legend = [LEGEND] if comparison.validated_on == 1 else [LEGEND, OWN_ROWS]
     legend += [ORACLE] if any(row.method == "oracle" for row in comparison.rows) else []
-    lines.append("\n".join([*legend, COSTS]))
+    lines.append("\n".join([*legend, PRICES]))
     lines += [_filled(sentence, room) for sentence in comparison.verdict]
     return "\n\n".join(lines)
 
@@ -61,11 +69,13 @@ def _filled(sentence: str, room: int) -> str:
 
 def _tables(comparison: Comparison, room: int) -> list[str]:
     """Put columns of one kind into one table, and tables side by side where there is room."""
-    groups = [[_result(row, comparison) for row in comparison.rows]]
-    groups += [[_further(row, name) for row in comparison.rows] for name in comparison.metrics[1:]]
+    groups = [
+        [_compared(row, comparison, further) for row in comparison.rows]
+        for further in ("", *comparison.metrics[1:])
+    ]
     shown = [name for name in SHOWN[comparison.task] if name not in comparison.metrics]
     groups.append([{name: figure(row.figures[name]) for name in shown} for row in comparison.rows])
-    groups.append([_cost(row) for row in comparison.rows])
+    groups.append([{column: cost(row, column) for column in COSTS} for row in comparison.rows])
     longest = max(len(named(row, comparison)) for row in comparison.rows)
     tables = []
     while groups:
@@ -94,7 +104,7 @@ def _width(lines: Sequence[Mapping[str, str]]) -> int:
 
 
 def named(row: Row, comparison: Comparison) -> str:
-    """Say who a row is; names are shortened by the zoo that all have in common."""
+    """Say who a row is; names lose what the training is called, which is in all of them."""
     if row.name == comparison.baseline:
         return "best single"
     return row.name.removeprefix(f"{comparison.baseline.partition('/')[0]}.")
@@ -106,42 +116,27 @@ def brief(row: Row, comparison: Comparison, most: int) -> str:
     return shortened(name if len(name) <= most else name.removeprefix(f"{row.kind}-"), most)
 
 
-def _result(row: Row, comparison: Comparison) -> dict[str, str]:
+def _compared(row: Row, comparison: Comparison, further: str) -> dict[str, str]:
+    """The cells of the metric that decides, or of a further one, which has a column so called."""
     best = row.name == comparison.baseline
+    ends = (row.cell(name, further) for name in ("delta", "ci_low", "ci_high"))
+    first = {} if further else {"k": str(row.members), "val": figure(row.val)}
     return {
-        "k": str(row.members),
-        "val": figure(row.val),
-        "test": figure(row.test),
-        DELTA: "" if best else interval(row.delta, row.ci_low, row.ci_high),
-        "p": "" if best else chance(row.p_holm),
+        **first,
+        further or "test": figure(row.cell("test", further)),
+        DELTA: "" if best else interval(*ends),
+        "p": "" if best else chance(row.cell("p_holm", further)),
     }
 
 
-def _further(row: Row, name: str) -> dict[str, str]:
-    """The cells of a metric that does not decide; one column is called like the metric."""
-    delta, low, high, p = (
-        row.others[f"{key}[{name}]"] for key in ("delta", "ci_low", "ci_high", "p_holm")
-    )
-    best = p is None and delta == 0
-    return {
-        name: figure(row.others[f"test[{name}]"]),
-        DELTA: "" if best else interval(delta, low, high),
-        "p": "" if best else chance(p),
-    }
-
-
-def _cost(row: Row) -> dict[str, str]:
-    def milliseconds(value: float | None) -> str:
-        return "" if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
-
-    return {
-        "params": large(row.params),
-        "flops": large(row.flops),
-        "bytes": large(row.weights_bytes),
-        "ms 1": milliseconds(row.inference_ms),
-        "ms 256": milliseconds(row.inference_ms_256),
-        "epochs": "" if row.trained_epochs is None else str(row.trained_epochs),
-    }
+def cost(row: Row, column: str) -> str:
+    """Write what a candidate costs: a column of :data:`COSTS`."""
+    value = row.cell(COSTS[column])
+    if value is None:
+        return ""
+    if column.startswith("ms"):
+        return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+    return str(value) if column == "epochs" else large(value)
 
 
 def _pools(sizes: Sequence[Growth], metric: str) -> str:

@@ -96,7 +96,7 @@ def train_and_combine(
             product = combine(
                 registry, members, kind, method=method, options=options, frame=frame
             ).run
-        used = members_of(registry, product) if product.kind == "predictions" else [product]
+        used = members_of(registry, product)
         weights = {run.id: weights_of(registry, run) for run in used}
     diverged = [run for run in runs if run.status == "diverged"]
     return Made(product, used, weights, members, diverged)

@@ -3,11 +3,9 @@
 The data that it learnt from are not needed: every run keeps its preprocessing and its weights.
 """
 
-import os
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +31,7 @@ from zoo.data.tabular import Gaps
 from zoo.inference import Inference
 from zoo.registry import Registry, Run
 from zoo.registry.checking import check_usable
+from zoo.replacing import replacing
 
 ROWS = 1 << 14  # of a portion, whose features are held at a time
 
@@ -105,8 +104,7 @@ def predictor(registry: Registry, run: Run) -> Predictor:
     >>> list(predict(rows).columns)
     ['prediction', 'p_setosa', 'p_versicolor', 'p_virginica', 'uncertainty']
     """
-    members = members_of(registry, run) if run.kind == "predictions" else [run]
-    return ready(run, members, partial(weights_of, registry))
+    return ready(run, members_of(registry, run), partial(weights_of, registry))
 
 
 def ready(
@@ -153,9 +151,8 @@ def ready(
         return torch.stack([found[member.id] for member in members]), most
 
     check_usable(run)
-    shares = weights_in(run) if run.kind == "predictions" else None
     pool, everyone = pool_of(run), range(len(members))
-    return Predictor(run, members, outputs, lambda told_K: pool(told_K, everyone), shares)
+    return Predictor(run, members, outputs, lambda told_K: pool(told_K, everyone), weights_in(run))
 
 
 def predict_file(
@@ -174,7 +171,8 @@ def predict_file(
         column are missing or unseen in training.
 
     Raises:
-        OptionError: where the output has another form, is the source, or cannot be written.
+        OptionError: where the output has another form, or is the source.
+        UsageError: where it cannot be written.
         DataError: where the source cannot be read, or does not fit.
     """
     if output is not None and output.exists() and source.exists() and output.samefile(source):
@@ -182,7 +180,7 @@ def predict_file(
             f"predictions need a file of their own, however {output} is what they are of"
         )
     predict = predictor(registry, run)
-    with _Writer(output) as write, naming(source):
+    with _writer(output) as write, naming(source):
         for rows, files in portions([one.preprocessing for one in predict.members], source):
             predicted, gaps = predict.counting(rows)
             if files is not None:
@@ -257,53 +255,30 @@ def _uncertainty(
     return {f"std_{name}": std_N for name, std_N in zip(names, std_NT.T, strict=True)}
 
 
-class _Writer:
-    """Appends frames to a file that appears under its name once it is complete."""
-
-    def __init__(self, path: Path | None) -> None:
-        if path is not None and path.suffix not in (".csv", ".parquet"):
-            raise OptionError(
-                f"predictions are written as .csv or .parquet, however the file is {path.name!r}"
-            )
-        self.path = path
-        self.temporary = path and path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        self.parquet: Any = None
-        self.begun = False
-
-    def __enter__(self) -> Callable[[pd.DataFrame], None]:
-        return self._write
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self.path is None or self.temporary is None:
+@contextmanager
+def _writer(path: Path | None) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """Append frames to a file that appears under its name once it is complete."""
+    if path is None:
+        yield lambda frame: None
+        return
+    if path.suffix not in (".csv", ".parquet"):
+        raise OptionError(
+            f"predictions are written as .csv or .parquet, however the file is {path.name!r}"
+        )
+    with replacing(path) as file, ExitStack() as stack:
+        if path.suffix == ".csv":
+            yield lambda frame: frame.to_csv(file, header=not file.tell(), index=False)
             return
-        try:
-            if self.parquet is not None:
-                self.parquet.close()
-            if kind is None and self.begun:
-                os.replace(self.temporary, self.path)  # noqa: PTH105 - as in zoo.registry.blobs
-        finally:
-            with suppress(OSError):  # such as where it has its name already
-                self.temporary.unlink()
-
-    def _write(self, frame: pd.DataFrame) -> None:
-        if self.path is None or self.temporary is None:
-            return
-        try:
-            if self.path.suffix == ".csv":
-                mode = "a" if self.begun else "x"
-                frame.to_csv(self.temporary, mode=mode, header=not self.begun, index=False)
-            else:
-                self._append(frame)
-        except OSError as error:
-            fault = f"{self.path}: cannot be written: {error.strerror or error}"
-            raise OptionError(fault) from error
-        self.begun = True
-
-    def _append(self, frame: pd.DataFrame) -> None:
         import pyarrow as pa
         from pyarrow import parquet
 
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        if self.parquet is None:
-            self.parquet = parquet.ParquetWriter(self.temporary, table.schema)
-        self.parquet.write_table(table)
+        writer: Any = None
+
+        def append(frame: pd.DataFrame) -> None:
+            nonlocal writer
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            if writer is None:
+                writer = stack.enter_context(parquet.ParquetWriter(file, table.schema))
+            writer.write_table(table)
+
+        yield append

@@ -2,8 +2,25 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from ensemble.errors import OptionError
+
+
+def listed(given: Any, count: int, each: str) -> list[float]:
+    """Return weights that a user gave, once they are ``count`` numbers, one per ``each``.
+
+    >>> listed([2, 1], 2, "file")
+    [2.0, 1.0]
+    """
+    numbers = isinstance(given, list | tuple) and all(
+        isinstance(weight, int | float) and not isinstance(weight, bool) for weight in given
+    )
+    if not numbers or len(given) != count:
+        raise OptionError(
+            f"weights must be a list of {count} numbers, one per {each}, however it is {given!r}"
+        )
+    return [float(weight) for weight in given]
 
 
 def normalised(weights: Iterable[float], count: int) -> list[float]:

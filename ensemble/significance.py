@@ -10,10 +10,8 @@
   S. Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scand. J. Statist. 6, 1979.
 """
 
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ensemble.errors import EmptyError, EnsembleError
@@ -30,10 +28,13 @@ def mcnemar(right_a_N: Tensor, right_b_N: Tensor) -> float:
         EnsembleError: where the rows differ in number, or hold something else.
         EmptyError: without rows.
 
+    >>> import torch
     >>> ten_to_two = torch.tensor([1] * 10 + [0] * 2), torch.tensor([0] * 10 + [1] * 2)
     >>> round(mcnemar(*ten_to_two), 4)
     0.0386
     """
+    from scipy.special import bdtr
+
     if right_a_N.ndim != 1 or right_a_N.shape != right_b_N.shape:
         raise EnsembleError(
             "McNemar's test needs two vectors of the same rows, however: "
@@ -46,14 +47,7 @@ def mcnemar(right_a_N: Tensor, right_b_N: Tensor) -> float:
             raise EnsembleError("McNemar's test needs rows of 0 and 1, however: there are others")
     only_a = int(((right_a_N == 1) & (right_b_N == 0)).sum())
     only_b = int(((right_a_N == 0) & (right_b_N == 1)).sum())
-    apart, fewer = only_a + only_b, min(only_a, only_b)
-    if 2 * fewer >= apart - 1:  # the middle of the distribution: more than half of it on each side
-        return 1.0
-    wins_X = torch.arange(fewer + 1, dtype=torch.float64)
-    log_choices_X = (
-        math.lgamma(apart + 1) - torch.lgamma(wins_X + 1) - torch.lgamma(apart - wins_X + 1)
-    )
-    return min(1.0, 2 * float((log_choices_X - apart * math.log(2)).exp().sum()))
+    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -64,6 +64,11 @@ def origin(run: Run) -> str:
     return run.checkpoint.run_id if isinstance(run, Snapshot) else run.id
 
 
+def trained_epochs(members: Sequence[Run]) -> int:
+    """Count the epochs that trained members, each training once."""
+    return sum({origin(run): run.epochs or 0 for run in members}.values())
+
+
 def weights_of(registry: Registry, run: Run) -> dict[str, Tensor]:
     """Load a member's weights.
 
@@ -87,12 +92,16 @@ def described(members: Sequence[Run]) -> dict[str, Any]:
 
 
 def members_of(registry: Registry, run: Run) -> list[Run]:
-    """Return the members that a prediction ensemble runs, in the order of its weights.
+    """Return the members that a pool runs, in the order of its weights.
+
+    Any other run is a pool of one: itself.
 
     Raises:
         EmptyError: where a checkpoint is not there any more.
         UnsafeFileError: where the entry is damaged.
     """
+    if run.kind != "predictions":
+        return [run]
     entry = pool_entry(run)
     known = registry.by_id(entry.used)
     members = []

@@ -56,7 +56,7 @@ def slerp(states: Iterable[State], *, t: float = 0.5, whole: bool = False) -> di
     straight = _straight(len(members), t, "slerp")
 
     def arc(gram_KK: Tensor) -> list[float]:
-        cosine = float(_cosines(gram_KK)[0, -1])
+        cosine = float(cosines(gram_KK)[0, -1])
         if abs(cosine) > PARALLEL or not gram_KK.diagonal().all():
             return straight
         angle = math.acos(cosine)
@@ -108,6 +108,18 @@ def gram(leaves: Sequence[Tensor], base: Tensor | None = None) -> Tensor:
     return total_KK
 
 
+def cosines(gram_KK: Tensor) -> Tensor:
+    """Return the cosines (K, K) that inner products tell of; those of a vector of zeros are 0.
+
+    >>> cosines(torch.tensor([[4.0, 2.0], [2.0, 1.0]]))
+    tensor([[1., 1.],
+            [1., 1.]])
+    """
+    norm_K = gram_KK.diagonal().sqrt()
+    product_KK = norm_K.outer(norm_K)
+    return (gram_KK / product_KK.where(product_KK > 0, 1.0)).clamp(-1, 1)
+
+
 def _combine(
     members: tuple[State, ...], coefficients: Callable[[Tensor], list[float]], whole: bool
 ) -> dict[str, Tensor]:
@@ -123,19 +135,14 @@ def _straight(count: int, t: float, name: str) -> list[float]:
         raise OptionError(f"{name} takes two members, however there are {count}; see multislerp")
     if not 0 <= t <= 1:
         raise OptionError(f"t must be from 0 to 1, however it is {t}")
-    return [1 - t, t][:count] if count == 2 else [1.0]
-
-
-def _cosines(gram_KK: Tensor) -> Tensor:
-    norm_K = gram_KK.diagonal().sqrt()
-    return (gram_KK / torch.outer(norm_K, norm_K)).clamp(-1, 1)
+    return [1 - t, t] if count == 2 else [1.0]
 
 
 def _karcher(gram_KK: Tensor, shares: Sequence[float], steps: int) -> list[float]:
     """Return the coefficients of the members in their spherical mean."""
     norm_K = gram_KK.diagonal().sqrt()
     there_K = norm_K > 0  # a vector of zeros has no direction; it counts in the norm alone
-    cosine_KK = _cosines(gram_KK)[there_K][:, there_K]
+    cosine_KK = cosines(gram_KK)[there_K][:, there_K]
     share_K = torch.tensor(shares, dtype=torch.float64)
     weight_K = share_K[there_K] / share_K[there_K].sum()
     # The mean is Σ cᵢ uᵢ; what is orthogonal to all uᵢ never enters.

@@ -46,6 +46,11 @@ class Row:
     inference_ms_256: float | None = None
     trained_epochs: int | None = None
 
+    def cell(self, name: str, metric: str = "") -> float | None:
+        """Return a figure of the metric that decides, or of a further one."""
+        value: float | None = self.others[f"{name}[{metric}]"] if metric else getattr(self, name)
+        return value
+
     def to_json(self) -> dict[str, Any]:
         """Return all cells under their names."""
         told: dict[str, Any] = {}

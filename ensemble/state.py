@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from ensemble.differing import missing, some, unlike
-from ensemble.errors import EmptyError, NonFiniteError, StateMismatchError, listing
+from ensemble.errors import (
+    EmptyError,
+    NonFiniteError,
+    OptionError,
+    StateMismatchError,
+    listing,
+)
 
 State: TypeAlias = Mapping[str, Tensor]
 Merge: TypeAlias = Callable[[str, Sequence[Tensor]], Tensor]
@@ -63,6 +69,37 @@ def check_base(members: Sequence[State], base: State) -> None:
 however: 'w' is (2,) in #0 and (3,) in base
     """
     check([members[0], base], ["#0", "base"])
+
+
+def check_known(
+    members: Sequence[State],
+    known: Sequence[State],
+    what: str,
+    fits: Callable[[Tensor | None, Tensor], bool],
+) -> None:
+    """Check what is known of each checked member by key, such as its Fisher information.
+
+    ``fits`` tells whether that suits a leaf of the members, None where they have none of that key.
+    Raises :class:`OptionError` where it is not known of every member, :class:`StateMismatchError`
+    with all that does not fit, and :class:`NonFiniteError` for NaN or infinity.
+    """
+    if len(known) != len(members):
+        raise OptionError(
+            f"{len(members)} members need the {what} of each, however there is that of {len(known)}"
+        )
+    facts, bad = [], []
+    for i, own in enumerate(known):
+        for key in dict.fromkeys([*known[0], *own]):
+            if key not in own or key not in known[0]:
+                facts.append(f"the {what} of {key!r} is known in some members only")
+            elif not fits(members[0].get(key), own[key]):
+                facts.append(f"the {what} of {key!r} is {tuple(own[key].shape)} in #{i}")
+            elif not is_finite(own[key]):
+                bad.append(f"{key!r} in #{i}")
+    if facts:
+        raise StateMismatchError(f"the {what} must fit the members", list(dict.fromkeys(facts)))
+    if bad:
+        raise NonFiniteError(f"the {what} must be finite, however it is not for {listing(bad)}")
 
 
 def differences(states: Sequence[State], names: Sequence[str]) -> list[str]:

@@ -39,15 +39,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.special import ndtr, ndtri
 
 from ensemble.errors import EmptyError, EnsembleError, OptionError
 
+LEVEL = 0.95
+SAMPLES = 2_000  # of figures that are no mean of rows, or of many models
 GROUPS = 4096
-DRAWS = (
-    16_000  # resampled at once: two columns stay below the 32,768 elements from which torch uses
-)
-# threads, which on a busy machine made these short operations 20 times slower
+# Resampled at once: two columns stay below the 32,768 elements from which torch uses threads, which
+# on a busy machine made these short operations 20 times slower.
+DRAWS = 16_000
 WEIGHTS = 1_000_000  # of rows at once, for figures that are no mean of rows
 ROUNDING = 1e-12  # sums this close, relative to the sum of magnitudes, are equal
 
@@ -67,7 +67,7 @@ def paired_bootstrap(
     finish: Callable[[Tensor], Tensor] = lambda means: means,
     *,
     samples: int = 10_000,
-    level: float = 0.95,
+    level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
     """Compare a candidate's rows with a baseline's on the same test set.
@@ -117,8 +117,7 @@ def weighted_bootstrap(
     figure_b: Callable[[Tensor], Tensor],
     count: int,
     *,
-    samples: int = 2_000,
-    level: float = 0.95,
+    samples: int = SAMPLES,
     seed: int = 0,
 ) -> Interval:
     """Compare two figures of the same rows, neither of them a mean of rows.
@@ -127,8 +126,7 @@ def weighted_bootstrap(
     :mod:`ensemble.whole`.  Resamples in which one of them is undefined are left out; where that is
     half of them or more, or a figure of all rows is undefined, the interval is nan.
 
-    Raises :class:`EmptyError` if there is no row, :class:`OptionError` for samples or a level out
-    of range.
+    Raises :class:`EmptyError` if there is no row, :class:`OptionError` if there is no sample.
 
     >>> best, worst = (lambda w, c=c: w[:, :c].sum(1) / w.sum(1) for c in (95, 85))
     >>> delta, low, high, p_value = weighted_bootstrap(best, worst, 100)
@@ -144,22 +142,20 @@ def weighted_bootstrap(
         seed=seed,
     )
     scale = abs(whole_a) + abs(whole_b)
-    return interval_of(whole_a - whole_b, deltas_S, count, scale=scale, level=level)
+    return interval_of(whole_a - whole_b, deltas_S, count, scale=scale)
 
 
-def resampled_means(rows_N: Tensor, *, samples: int = 2_000, seed: int = 0) -> Tensor:
+def resampled_means(rows_N: Tensor) -> Tensor:
     """Return the means of resampled rows, float64 (samples,).
 
-    Rows of as many others that are resampled by the same seed are drawn alike, so that differences
-    of their means are paired.
-
-    Raises :class:`EmptyError` if there is no row, :class:`OptionError` if there is no sample.
+    Rows of as many others are drawn alike, so that differences of their means are paired.  Raises
+    :class:`EmptyError` if there is no row.
 
     >>> rows = torch.arange(100.0)
     >>> bool(resampled_means(rows).add(1).allclose(resampled_means(rows + 1)))
     True
     """
-    group_N, weight_SG = _draws(len(rows_N), samples, seed)
+    group_N, weight_SG = _draws(len(rows_N), SAMPLES, seed=0)
     mean = rows_N.double().mean()
     # Rows are centred, so that groups of unequal size add no noise of their own.
     centred_G = _grouped(rows_N.double() - mean, group_N) / len(rows_N)
@@ -167,7 +163,7 @@ def resampled_means(rows_N: Tensor, *, samples: int = 2_000, seed: int = 0) -> T
 
 
 def resampled_figures(
-    figure: Callable[[Tensor], Tensor], count: int, *, samples: int = 2_000, seed: int = 0
+    figure: Callable[[Tensor], Tensor], count: int, *, samples: int = SAMPLES, seed: int = 0
 ) -> Tensor:
     """Return a figure of resampled rows, (samples,), as :func:`resampled_means` does."""
     group_N, weight_SG = _draws(count, samples, seed)
@@ -175,9 +171,7 @@ def resampled_figures(
     return torch.cat([figure(weight_SG[:, group_N]) for weight_SG in some])
 
 
-def interval_of(
-    delta: float, deltas_S: Tensor, count: int, *, scale: float, level: float = 0.95
-) -> Interval:
+def interval_of(delta: float, deltas_S: Tensor, count: int, *, scale: float) -> Interval:
     """Return the percentile interval and the p-value that go with resampled differences.
 
     Resamples that are undefined are left out; where that is half of them or more, or the difference
@@ -188,20 +182,15 @@ def interval_of(
         deltas_S: those of resamples.
         count: how many rows there are.
         scale: of the figures that differ, beside which rounding makes no difference.
-        level: of the interval.
-
-    Raises :class:`OptionError` for a level out of range.
 
     >>> interval_of(1e-16, torch.full((100,), -1e-16), count=9, scale=0.9)
     Interval(delta=0.0, low=0.0, high=0.0, p_value=1.0)
     """
-    if not 0 < level < 1:
-        raise OptionError(f"0 < level < 1 is needed, however: {level}")
     known_S = _unrounded(deltas_S[deltas_S.isfinite()].double(), scale)
     if not math.isfinite(delta) or 2 * len(known_S) <= len(deltas_S):
         return Interval(delta, math.nan, math.nan, math.nan)
     delta = float(_unrounded(torch.tensor(delta, dtype=torch.float64), scale))
-    tail = _tail(level, count)
+    tail = _tail(LEVEL, count)
     low, high = torch.quantile(known_S, torch.tensor([tail, 1 - tail]).double()).tolist()
     rarer = min(int((known_S <= 0).sum()), int((known_S >= 0).sum()))
     p_value = max(2 * (1 + rarer) / (1 + len(known_S)), 2.0 ** (1 - count))
@@ -248,7 +237,7 @@ def _resampled(
     rows_G2 = _grouped(rows_N2 - mean_2, group_N)
     groups = rows_G2.shape[0]
     deltas = []
-    for size in _chunks(samples, groups, DRAWS):
+    for size in _chunks(samples, groups):
         index = torch.randint(groups, (size * groups,), generator=generator)
         drawn_S2 = rows_G2.index_select(0, index).view(size, groups, 2).sum(dim=1)
         b_S, difference_S = (mean_2 + drawn_S2 / b_N.shape[0]).unbind(dim=1)
@@ -266,7 +255,7 @@ def _flipped(
     total = difference_G.sum()
     bound = total.abs() - ROUNDING * difference_G.abs().sum()
     extreme = 1
-    for size in _chunks(samples, difference_G.shape[0], DRAWS):
+    for size in _chunks(samples, difference_G.shape[0]):
         kept_SG = torch.randint(
             2, (size, difference_G.shape[0]), generator=generator, dtype=torch.int8
         )
@@ -281,20 +270,18 @@ def _grouped(rows_N: Tensor, group_N: Tensor) -> Tensor:
     return rows_N.new_zeros(groups, *rows_N.shape[1:]).index_add_(0, group_N, rows_N)
 
 
-def _chunks(samples: int, rows: int, most: int) -> Iterator[int]:
+def _chunks(samples: int, rows: int) -> Iterator[int]:
     """Split the samples into sizes of at most so many resampled rows."""
-    size = max(1, most // rows)
+    size = max(1, DRAWS // rows)
     for start in range(0, samples, size):
         yield min(size, samples - start)
 
 
 def _tail(level: float, count: int) -> float:
-    """The expanded lower percentile; Student's quantile by its expansion in 1/nu."""
+    """The expanded lower percentile."""
+    from scipy.special import ndtr, stdtrit
+
     if count < 3:
         return 0.0
-    z = float(ndtri(torch.tensor((1 - level) / 2, dtype=torch.float64)))
-    nu = count - 1
-    student = (
-        z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
-    )  # Abramowitz & Stegun 1964, 26.7.5
-    return float(ndtr(torch.tensor(student * math.sqrt(count / nu), dtype=torch.float64)))
+    student = stdtrit(count - 1, (1 - level) / 2)
+    return float(ndtr(student * math.sqrt(count / (count - 1))))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from ensemble.catalogue import method
-from ensemble.spherical import gram
+from ensemble.spherical import cosines, gram
 from ensemble.state import State, check, check_base, leafwise, mix
 
 
@@ -38,10 +38,7 @@ def _shares(leaves: Sequence[Tensor]) -> list[float]:
     count = len(leaves) - 1
     if count == 1:
         return [1.0, 0.0]
-    gram_NN = gram(leaves[:-1], leaves[-1])
-    length_N = gram_NN.diagonal().sqrt()
-    product_NN = length_N.outer(length_N)
-    cosine_NN = (gram_NN / product_NN.where(product_NN > 0, 1.0)).clamp(-1, 1)
+    cosine_NN = cosines(gram(leaves[:-1], leaves[-1]))
     pairs = count * (count - 1)
     cosine = max(0.0, float(cosine_NN.sum() - cosine_NN.diagonal().sum()) / pairs)
     t = min(1.0, count * cosine / (1 + (count - 1) * cosine))

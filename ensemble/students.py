@@ -9,28 +9,27 @@ the student gains over it comes of the teachers.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from ensemble.averaging import best_average
-from ensemble.catalogue import Option
+from ensemble.catalogue import Option, bind
 from ensemble.classes import Student, Watch, best_of, trained
 from ensemble.entries import LABELS
-from ensemble.errors import EnsembleError, OptionError, nearest
-from ensemble.heldout import pooling
+from ensemble.errors import EnsembleError, OptionError
+from ensemble.heldout import mean_pool
 from ensemble.likeness import same_model
 from ensemble.members import Bench, MembersError, bench, model_of
-from ensemble.predictions import mean
-from ensemble.products import named
+from ensemble.products import named, requested
+from ensemble.snapshots import described, trained_epochs
 from ensemble.state import State
-from ensemble.teachers import asked, same_inputs, settings_of, together
+from ensemble.teachers import anew, asked, same_inputs, together
 from zoo import teaching
 from zoo.checks import check
 from zoo.config import RunConfig
 from zoo.errors import ZooError
 from zoo.journal import history_row, metrics_of
 from zoo.registry import NewRun, Registry, Run
-from zoo.registry.records import Batch, Outcome, digest
+from zoo.registry.records import Batch, Outcome
 from zoo.reports import Member
 from zoo.setup import default_device
 from zoo.teaching import Teacher
@@ -105,12 +104,12 @@ def distill_runs(
     teachers, pool, method = asked(registry, runs)
     table = bench(registry, teachers, frame)
     same_inputs(teachers)
-    alone = pooling(partial(table.pool, mean), {})
+    alone = mean_pool(table.data.task)
     pool = pool or alone
     table.predict(teachers, "val")
     singles = [table.figures(*table.validation([run], alone)) for run in teachers]
     first = min(range(len(teachers)), key=lambda k: singles[k]["val_loss"])
-    config = settings_of(teachers[first], changes, leave=("keep",))
+    config = anew(teachers[first], changes, leave=("keep",))
     data = table.own(teachers[0])
     check(config, data)
     ask = together(table, teachers, pool, default_device())
@@ -122,10 +121,10 @@ def distill_runs(
     members = _members(table, teachers, config, chosen, watch)
     students = trained(f"{request.name}: students", members, data, teacher, watch)
     best = best_of(students)
-    alike = [_without_teacher(student) for student in students]
-    labelled = trained(f"{request.name}: labels alone", alike, data, None, watch)
+    rivals = [_without_teacher(student) for student in students]
+    labelled = trained(f"{request.name}: labels alone", rivals, data, None, watch)
     control = best_of(labelled)
-    run = _publish(registry, request, best, students, sum(run.epochs or 0 for run in teachers))
+    run = _publish(registry, request, best, students, trained_epochs(teachers))
     request = _request(teachers, control.member.config, f"{run.name}-{LABELS}", LABELS, chosen)
     baseline = _publish(registry, named(registry, request, None), control, labelled, 0)
     return Distillation(
@@ -156,12 +155,8 @@ def _options(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"--set {key}: a student has the data and seeds that it is given, and settings in "
                 f"{', '.join(SECTIONS)}"
             )
-    known = {option.name: option for option in OPTIONS}
-    chosen: dict[str, Any] = {option.name: option.default for option in OPTIONS}
-    for key in given.keys() - changes.keys():
-        if key not in known:
-            raise OptionError(f"distill has no option {key!r}{nearest(key, known)}")
-        chosen[key] = known[key].coerce(given[key])
+    own = {key: value for key, value in given.items() if key not in changes}
+    chosen: dict[str, Any] = bind("distill", OPTIONS, own)
     if chosen["start"] not in STARTS:
         raise OptionError(f"start must be {', '.join(STARTS)}, however it is {chosen['start']!r}")
     if not chosen["students"] >= 1:
@@ -233,27 +228,9 @@ def _request(
     chosen: Mapping[str, Any],
 ) -> NewRun:
     """Ask for a run of the kind ``distilled``."""
-    first = teachers[0]
-    card = config.model_dump(mode="json") | {
-        "mode": "distill",
-        "method": method,
-        "arguments": dict(chosen),
-        "used": [run.id for run in teachers],
-    }
-    return NewRun(
-        name=name,
-        kind="distilled",
-        config=card,
-        config_hash=digest(card)[:16],
-        task=first.task,
-        classes=first.classes,
-        data_ref=first.data_ref,
-        data_fingerprint=first.data_fingerprint,
-        split_hash=first.split_hash,
-        preprocessing=first.preprocessing,
-        parents=tuple(run.id for run in teachers),
-        environment=first.environment,
-    )
+    told = {"mode": "distill", "method": method, "arguments": dict(chosen)}
+    card = config.model_dump(mode="json") | told | described(teachers)
+    return requested(name, "distilled", card, teachers)
 
 
 def _publish(

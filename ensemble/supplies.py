@@ -4,14 +4,14 @@ The base is the state that all members started from: a run that is named (``--se
 what their settings tell: weights of one seed that all share, or the checkpoint they branched from.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from ensemble.errors import OptionError
-from ensemble.fisher import Task, fisher_information
+from ensemble.fisher import fisher_information
 from ensemble.learned import functional_loss
 from ensemble.members import Bench, model_of
 from ensemble.regression import gram_matrices
@@ -67,35 +67,18 @@ def base(table: Bench, runs: Sequence[Run], ref: object) -> tuple[str, State]:
     )
 
 
-def validation_loss(module: nn.Module, states: Sequence[State], data: Data) -> object:
-    """Return the function from a state to its loss on the validation rows, differentiable."""
-    x_N = data.prepare(data.val.x)
-    return functional_loss(module, x_N, data.val.y, objective(data.task).loss)
-
-
-def informations(module: nn.Module, states: Sequence[State], data: Data) -> object:
-    """Return the Fisher information of each member on training rows."""
-    task: Task = data.task
-    x_N = data.prepare(data.train.x[:INFORMED])
-    return [fisher_information(module, state, [x_N], task) for state in states]
-
-
-def grams(module: nn.Module, states: Sequence[State], data: Data) -> object:
-    """Return the Gram matrices of each member's layer inputs on training rows."""
-    batches = torch.split(data.train.x[:MATCHED], BATCH)
-    return [gram_matrices(module, state, map(data.prepare, batches)) for state in states]
-
-
-Supplier: TypeAlias = Callable[[nn.Module, Sequence[State], Data], object]
-SUPPLIERS: Mapping[str, Supplier] = {
-    "loss": validation_loss,
-    "fisher": informations,
-    "grams": grams,
-}
-
-
 def supplies(
     needs: Sequence[str], module: nn.Module, states: Sequence[State], data: Data
 ) -> dict[str, Any]:
     """Return what a method needs of that which follows from the members and their data."""
-    return {need: SUPPLIERS[need](module, states, data) for need in needs if need in SUPPLIERS}
+    found: dict[str, Any] = {}
+    if "loss" in needs:  # of the validation rows
+        x_N = data.prepare(data.val.x)
+        found["loss"] = functional_loss(module, x_N, data.val.y, objective(data.task).loss)
+    if "fisher" in needs:
+        x_N = data.prepare(data.train.x[:INFORMED])
+        found["fisher"] = [fisher_information(module, s, [x_N], data.task) for s in states]
+    if "grams" in needs:
+        batches = torch.split(data.train.x[:MATCHED], BATCH)
+        found["grams"] = [gram_matrices(module, s, map(data.prepare, batches)) for s in states]
+    return found

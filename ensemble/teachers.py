@@ -10,21 +10,21 @@ from torch import Tensor
 from ensemble.distillation import Ask
 from ensemble.heldout import Pool
 from ensemble.members import Bench, MembersError, alike, members
-from ensemble.predictions import mean
-from ensemble.serving import predictor
+from ensemble.pools import pool_of
+from ensemble.snapshots import members_of
 from zoo.config import RunConfig, parse
 from zoo.registry import Registry, Run
 from zoo.settings import override
 
 
-def named(registry: Registry, refs: Sequence[str]) -> list[Run]:
+def teachers(registry: Registry, refs: Sequence[str]) -> list[Run]:
     """Find the teachers that references name: one pool of models, or else models.
 
     Raises:
         EmptyError, NotFoundError: as :func:`ensemble.members.members` does.
     """
-    found = registry.runs(refs) if refs else []
-    return found if [run.kind for run in found] == ["predictions"] else members(registry, refs)
+    runs = registry.runs(refs) if refs else []
+    return runs if [run.kind for run in runs] == ["predictions"] else members(registry, refs)
 
 
 def asked(registry: Registry, runs: Sequence[Run]) -> tuple[list[Run], Pool | None, str]:
@@ -35,14 +35,13 @@ def asked(registry: Registry, runs: Sequence[Run]) -> tuple[list[Run], Pool | No
     """
     pools = [run for run in runs if run.kind == "predictions"]
     if not pools:
-        return list(runs), None, mean.__name__
+        return list(runs), None, "mean"
     if len(runs) > 1:
         raise MembersError(
             f"teachers are models, or one pool of them, however {pools[0].label} is one of "
             f"{len(runs)} runs"
         )
-    told = predictor(registry, pools[0])
-    return list(told.members), lambda outputs_K, _: told.pool(outputs_K), pools[0].config["method"]
+    return members_of(registry, pools[0]), pool_of(pools[0]), pools[0].config["method"]
 
 
 def same_inputs(teachers: Sequence[Run]) -> None:
@@ -96,7 +95,7 @@ def together(table: Bench, runs: Sequence[Run], pool: Pool, device: torch.device
     return ask
 
 
-def settings_of(run: Run, changes: Mapping[str, Any], *, leave: Sequence[str]) -> RunConfig:
+def anew(run: Run, changes: Mapping[str, Any], *, leave: Sequence[str]) -> RunConfig:
     """Return a run's settings, some of them changed, for a training that begins anew.
 
     Args:

@@ -18,7 +18,7 @@ from ensemble.shares import normalised
 
 
 def entropy(predictions: Tensor, task: str) -> Tensor:
-    """Return the entropy of each row's distribution in nats, float64; of labels their sum.
+    """Return the entropy of each row's distribution in nats, float64 (..., N); of labels their sum.
 
     Args:
         predictions: logits or log-probabilities (..., N, C) of classes, or log-odds (..., N, L).
@@ -37,7 +37,7 @@ def entropy(predictions: Tensor, task: str) -> Tensor:
 def mutual_information(
     outputs_K: Tensor, task: str, weights: Sequence[float] | None = None
 ) -> Tensor:
-    """Return what the members' disagreement adds to the entropy of their mean: (N,) in nats.
+    """Return what the members' disagreement adds to the entropy of their mean: float64 (N,), nats.
 
     It is never negative, and at most the entropy of the weights.
 
@@ -45,6 +45,9 @@ def mutual_information(
         outputs_K: logits (K, N, C) of classes, or log-odds (K, N, L) of labels.
         task: ``classification`` or ``multilabel``.
         weights: of the members, by default equal.
+
+    Raises:
+        OptionError: for weights that are negative, not finite, all zero, or not one per member.
 
     >>> sure_KNC = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]).log()
     >>> mutual_information(sure_KNC, "classification")

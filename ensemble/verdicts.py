@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from ensemble.figures import figure, interval
-from ensemble.metrics import AnyMetric
+from ensemble.metrics import AnyMetric, rank
 from ensemble.standings import Row
 
 LEVEL = 0.05  # of the corrected p-value below which a difference is called real
@@ -87,15 +87,10 @@ def _signs(row: Row, metrics: Sequence[AnyMetric]) -> list[int]:
 
 def _cell(row: Row, name: str, metric: AnyMetric, metrics: Sequence[AnyMetric]) -> float:
     """Return what a row tells by a metric, nan where it tells nothing."""
-    value = getattr(row, name) if metric is metrics[0] else row.others[f"{name}[{metric.name}]"]
+    value = row.cell(name, "" if metric is metrics[0] else metric.name)
     return math.nan if value is None else float(value)
 
 
 def _first(rows: Sequence[Row], metric: AnyMetric) -> Row:
     """Return the best by validation, of several the cheapest and then the first."""
-
-    def rank(row: Row) -> tuple[float, int]:
-        value = -row.val if metric.direction == "max" else row.val
-        return (math.inf if row.val != row.val else value), row.members
-
-    return min(rows, key=rank)
+    return min(rows, key=lambda row: (rank(row.val, metric.direction), row.members))

@@ -56,6 +56,8 @@ LIBRARIES = {  # that arithmetic is left to
     "blending": {"scipy"},
     "calibration": {"scipy", "sklearn"},
     "metalearner": {"sklearn"},
+    "significance": {"scipy"},
+    "statistics": {"scipy"},
     "ranks": {"numpy"},
 }
 AT_ITS_HEAD = {"estimators": {"sklearn"}}  # base classes are needed there; it is imported lazily

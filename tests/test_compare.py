@@ -183,7 +183,9 @@ def test_members_that_differ_are_told_of(shared):
     found = comparison.diversity
     assert found.disagreement_KK.shape == (6, 6)
     assert found.member_error == pytest.approx(comparison.rows[1].figures["brier"])
-    assert found.pooled_error == pytest.approx(comparison.rows[3].figures["brier"])
+    assert found.member_error - found.ambiguity == pytest.approx(
+        comparison.rows[3].figures["brier"]
+    )
     told = comparison_text(comparison, "table")
     assert "(ambiguity)" in told
     assert f"disagree on {found.disagreement:.1%} of the rows" in told.replace("\n", " ")
@@ -372,6 +374,19 @@ def test_targets_without_variance_leave_r2_undefined(registry, tmp_path):
     assert math.isnan(comparison.rows[0].test)
     assert comparison.growth_metric == "rmse"
     assert "undefined" in comparison_text(comparison, "table")
+
+
+def test_a_target_without_variance_does_not_hide_how_others_differ(registry, tmp_path):
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": draw.normal(size=90)})
+    frame["part"] = ["train"] * 50 + ["val"] * 20 + ["test"] * 20
+    frame["y"] = frame["x"]
+    frame["held"] = np.where(frame["part"] == "test", 1.0, frame["x"])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    data = {"ref": str(tmp_path / "t.csv"), "target": ["y", "held"], "split": "column"}
+    found = compare(registry, trained(registry, data | {"part": "part"})).diversity
+    assert found.disagreement > 0
+    assert found.ambiguity > 0
 
 
 def test_regression_has_a_mean_single_with_an_interval(registry):

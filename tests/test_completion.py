@@ -60,7 +60,7 @@ def test_without_a_registry_nothing_is_completed_and_nothing_is_made(tmp_path, m
 
 
 def test_commands_and_choices_are_completed():
-    assert completed("tr") == ["train-many"]
+    assert completed("tr") == ["track", "train-many"]
     assert completed("list", "--format", "m") == ["markdown"]
 
 

@@ -254,3 +254,18 @@ def test_test_rows_are_never_looked_at(tmp_path, monkeypatch):
         train_many(plan(parse(asked)), registry)
         distill_runs(registry, members(registry, []), options={"students": 2, "train.epochs": 2})
     assert set(looked) == {"val"}
+
+
+def test_checkpoints_that_teach_are_told_as_those_of_their_training(tmp_path):
+    """A pool of three epochs of one run is one parent, whose epochs count once."""
+    asked = {"data": {"ref": "iris"}, "seeds": 1, "train": {"epochs": 6}, "keep": {"every": 2}}
+    with Registry(f"sqlite:///{tmp_path}/registry.db", tmp_path / "blobs") as registry:
+        (run,) = train_many(plan(parse(asked)), registry)
+        pool = combine(registry, [run], "predictions", options={"snapshots": "epoch"}).run
+        short = {"students": 1, "train.epochs": 2}
+        student = distill_runs(registry, [pool], options=short).run
+        assert student.parents == (run.id,)
+        assert set(student.config["used"]) == {run.id}
+        assert [kind for kind, _ in student.config["checkpoints"]] == ["epoch"] * 3
+        assert student.epochs == run.epochs + 2
+        assert student.id in {made.id for made in registry.made_of([run.id])}

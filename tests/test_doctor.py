@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from click.testing import CliRunner
 
 from cli import main
 from zoo import parse, plan, train_many
+from zoo.doctor import EXTRAS
 from zoo.registry import Registry
 
 
@@ -42,6 +46,14 @@ def test_an_extra_that_is_missing_has_its_remedy(places, monkeypatch):
     _, rows = told(*places)
     row = rows["none: no-such-package"]
     assert (row["found"], row["remedy"]) == ("not installed", "pip install 'zoo-ensemble[none]'")
+
+
+def test_every_extra_of_the_package_is_told():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert EXTRAS.keys() == extras.keys() - {"docs", "test"}  # which are for this repository
+    for extra, name in EXTRAS.items():
+        assert any(re.match(rf"{name}[\[>]", requirement) for requirement in extras[extra])
 
 
 def test_a_damaged_registry_is_told_and_is_the_exit_code(places, tmp_path):

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from zoo import augment, models
 from zoo.config import RunConfig
 from zoo.data import Data, tabular
-from zoo.errors import ConfigError, DataError
+from zoo.errors import ConfigError, DataError, first_line
 from zoo.objective import objective
 from zoo.registry.values import to_json
 from zoo.sections import ModelConfig
@@ -108,8 +108,9 @@ def check(
     try:
         module = build(config.model, data, seed=0) if module is None else module
     except (RuntimeError, MemoryError) as error:
-        fault = str(error).splitlines()[0]
-        raise ConfigError(f"model: cannot be built with these options: {fault}") from error
+        raise ConfigError(
+            f"model: cannot be built with these options: {first_line(error)}"
+        ) from error
     models.check_outputs(module, data.shape, data.outputs)
     if state:
         models.restore(module, state)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from zoo.engines import Engine, EngineName, Knobs
+from zoo.errors import first_line
 from zoo.memory import is_exhausted
 from zoo.racing import Timer, in_turns
 from zoo.stack import Stack
@@ -56,10 +57,11 @@ class Race:
     y_KN: Tensor
     knobs: Knobs
 
-    def first(self, count: int) -> "Race":
-        """Return the race of the first members, on a copy."""
-        knobs = {name: value_K[:count] for name, value_K in self.knobs.items()}
-        return Race(self.stack.take(range(count)), self.x_KN[:count], self.y_KN[:count], knobs)
+    def of(self, start: int, stop: int) -> "Race":
+        """Return the race of the members from ``start`` to ``stop``, on a copy."""
+        here = slice(start, stop)
+        knobs = {name: value_K[here] for name, value_K in self.knobs.items()}
+        return Race(self.stack.take(range(start, stop)), self.x_KN[here], self.y_KN[here], knobs)
 
 
 def choose(race: Race, engines: Engines, steps: int) -> Choice:
@@ -78,7 +80,7 @@ def choose(race: Race, engines: Engines, steps: int) -> Choice:
     """
     width = len(race.stack)
     cores = torch.get_num_threads()
-    start = race.first(min(width, RACE_WIDTH))
+    start = race.of(0, min(width, RACE_WIDTH))
     facts = _agree(start, engines)
     able = [engine for name, engine in engines.items() if name not in facts]
     with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -131,7 +133,7 @@ def _agree(race: Race, engines: Engines) -> dict[EngineName, str]:
     facts: dict[EngineName, str] = {}
     if "sequential" not in engines:  # one engine was asked for: it may raise what it raises
         return facts
-    plain = race.first(min(2, len(race.stack)))
+    plain = race.of(0, min(2, len(race.stack)))
     expected = _trial(engines["sequential"], plain)
     for name in (name for name in engines if name != "sequential"):
         try:
@@ -139,8 +141,7 @@ def _agree(race: Race, engines: Engines) -> dict[EngineName, str]:
         except Exception as error:  # a user's module may raise anything
             if is_exhausted(error):
                 raise
-            fault = str(error).strip().splitlines() or [repr(error)]
-            facts[name] = f"impossible: {fault[0]}"
+            facts[name] = f"impossible: {first_line(error)}"
             continue
         pairs = zip(results, expected, strict=True)
         if not all(_close(ours[: len(theirs)], theirs) for ours, theirs in pairs):
@@ -194,10 +195,7 @@ class _Timer(Timer):
         count = min(len(race.stack), engine.probe * lanes)
         super().__init__(self._run, len(race.stack) / count)
         self.engine, self.lanes, self.threads, self.pool = engine, lanes, threads, pool
-        self.races = [
-            (engine, Race(race.stack.narrow(a, b).take(range(b - a)), *_rows(race, a, b)))
-            for a, b in bounds(count, lanes)
-        ]
+        self.races = [(engine, race.of(a, b)) for a, b in bounds(count, lanes)]
         self.run()
 
     def _run(self) -> None:
@@ -206,11 +204,6 @@ class _Timer(Timer):
                 _step(self.races[0])
             else:
                 list(self.pool.map(_step, self.races))
-
-
-def _rows(race: Race, start: int, stop: int) -> tuple[Tensor, Tensor, Knobs]:
-    knobs = {name: value_K[start:stop] for name, value_K in race.knobs.items()}
-    return race.x_KN[start:stop], race.y_KN[start:stop], knobs
 
 
 @torch.no_grad()

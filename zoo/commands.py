@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from zoo.errors import ZooError
+from zoo.errors import ConfigError, RunsFailedError, ZooError
 from zoo.placing import Placing, placing_options
 from zoo.printable import echo
 
@@ -203,7 +203,6 @@ def continue_(
 
 def _train(planned: Any, registry: Any, where: Placing, form: Any) -> None:
     """Train what is planned and print what became of it."""
-    from zoo.errors import RunsFailedError
     from zoo.progress import Progress
     from zoo.render import LISTED, describe, render
     from zoo.training import train_many
@@ -253,8 +252,6 @@ def init(file: Path | None, data: str, model: str, schema: Path | None) -> None:
 
 def _write(file: Path, text: str) -> None:
     """Write a file that is not there yet."""
-    from zoo.errors import ConfigError
-
     try:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(f"{text}\n")

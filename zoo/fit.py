@@ -125,7 +125,7 @@ class Fit:
             data: as it was.
             tensors: as they were.
             note: as it was.
-            more: claims others when places are free.
+            more: claims others when slots are free.
             options: ``device``, ``teacher``.
         """
         waiting = Supply([members[key] for key in note["waiting"] if key in members], more)

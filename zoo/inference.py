@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from zoo.engines import EVALUATION_ROWS, Prepare, as_is
+from zoo.engines import EVALUATION_ROWS, Prepare, as_is, portions
 from zoo.fusing import fused
 from zoo.program import NotRecordableError
 from zoo.racing import Timer, in_turns
@@ -108,13 +108,12 @@ class Inference:
 
     def _run(self, tile: Tile, x_N: Tensor) -> Tensor:
         """Compute all tiles."""
-        portions = x_N.tensor_split(max(1, -(-len(x_N) // tile.rows)))
-        if len(portions) == 1 and tile.members in (0, len(self)):
+        parts = portions(x_N, tile.rows)
+        if len(parts) == 1 and tile.members in (0, len(self)):
             return self._tile(tile, 0, self.prepare(x_N))
         outputs: Tensor | None = None
         row = 0
-        for portion in portions:
-            x = self.prepare(portion)
+        for x in map(self.prepare, parts):
             end = row + len(x)
             for first in _starts(len(self), tile.members or len(self)):
                 part = self._tile(tile, first, x)

@@ -23,7 +23,7 @@ class Lane:
     """The members from number ``start`` on, and all that is needed to train them for an epoch.
 
     Attributes:
-        slots: what the places know of their members.
+        slots: of the members; None where one is empty.
         stacks: views of the members, and of their averages.
         ema: their exponential average, where there is one, and 1 - its decay, (k, 1).
         knobs: what the loss takes of each member, whatever the batch.
@@ -73,11 +73,10 @@ class Lane:
                 break
             index_KN = order_KN[:, step * batch_size : min((step + 1) * batch_size, used)]
             mix_K = None if mix is None else mix[step]
-            x_KN, y_KN, knobs = self._batch(train, index_KN, seed_K + step * accumulate, mix_K)
+            now_K = seed_K + step * accumulate
+            x_KN, y_KN, knobs = self._batch(train, index_KN, now_K, mix_K)
             parts = max(1, min(accumulate, index_KN.shape[1] * accumulate // batch_size))
-            gradient_KP, loss_K, score_K = self._gradient(
-                x_KN, y_KN, seed_K + step * accumulate, knobs, parts
-            )
+            loss_K, score_K, gradient_KP = self._step(x_KN, y_KN, now_K, knobs, parts)
             norm_K = restrain(gradient_KP, self.stack.flat_KP, self.stack.weights, self.limits)
             rates = factors(self.slots, step, steps) if varying else rates
             self.optimiser.update(self.stack.flat_KP, gradient_KP, rates, self.start)
@@ -123,13 +122,12 @@ class Lane:
             knobs["taught_N"] = self.lesson.taught(x_KN, index_KN)
         return x_KN, y_KN, knobs
 
-    def _gradient(
+    def _step(
         self, x_KN: Tensor, y_KN: Tensor, seed_K: Tensor, knobs: Knobs, parts: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return gradient (k, P), loss (k,) and score (k,) of a batch that is computed in parts."""
+        """Return loss (k,), score (k,) and gradient (k, P) of a batch that is computed in parts."""
         if parts == 1:
-            loss_K, score_K, gradient_KP = self.engine.step(self.stack, x_KN, y_KN, seed_K, knobs)
-            return gradient_KP, loss_K, score_K
+            return self.engine.step(self.stack, x_KN, y_KN, seed_K, knobs)
         rows = y_KN.shape[1]
         totals: list[Tensor] = []
         for number, index in enumerate(torch.arange(rows).tensor_split(parts)):
@@ -140,7 +138,7 @@ class Lane:
             shares = [value * (len(index) / rows) for value in step]
             totals = [a + b for a, b in zip(totals, shares, strict=True)] if totals else shares
         loss_K, score_K, gradient_KP = totals
-        return gradient_KP, loss_K, score_K
+        return loss_K, score_K, gradient_KP
 
 
 def gather(part: Part, index_KN: Tensor) -> tuple[Tensor, Tensor]:

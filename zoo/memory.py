@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from zoo import noise
+from zoo.program import leaves, storage
 
 SHARE = 0.5  # of the free memory that a stack may take: estimates err, and others live here too
 COPIES = 8  # of a member's parameters: weights, best, gradient, optimiser, averages, states
@@ -25,8 +25,8 @@ class Footprint(noise.Watcher):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        known = {_storage(leaf) for leaf in _tensors((args, kwargs))}
-        self.bytes += sum(t.nbytes for t in _tensors(result) if _storage(t) not in known)
+        known = set(map(storage, leaves((args, kwargs), Tensor)))
+        self.bytes += sum(t.nbytes for t in leaves(result, Tensor) if storage(t) not in known)
         return result
 
 
@@ -60,11 +60,3 @@ def is_exhausted(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()

@@ -66,10 +66,10 @@ def objective(task: Task, units: Units | None = None, balance_C: Tensor | None =
             (see :func:`balance`), where that is watched.
     """
     if task == "multilabel":
-        return Objective(binary_cross_entropy, subset_accuracy, "accuracy", _itself)
+        return Objective(binary_cross_entropy, subset_accuracy, "accuracy", lambda mean: mean)
     if task == "classification":
         extra = None if balance_C is None else _balanced(balance_C)
-        return Objective(cross_entropy, accuracy, "accuracy", _itself, extra)
+        return Objective(cross_entropy, accuracy, "accuracy", lambda mean: mean, extra)
     if units is None:
         return Objective(squared_error, squared_error, "rmse", lambda mean: mean.sqrt())
     spread = units.spread
@@ -219,7 +219,3 @@ def _in_unit(units: Units, spread: float) -> Callable[[Tensor, Tensor], Tensor]:
         return (error_N / spread).square().mean().to(outputs_NT.dtype)
 
     return score
-
-
-def _itself(mean: Tensor) -> Tensor:
-    return mean

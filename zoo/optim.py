@@ -42,7 +42,7 @@ class Optimiser:
         self.step_K = torch.zeros(len(flat_KP))
 
     def assign(self, k: int, setting: Setting) -> None:
-        """Give place ``k`` to a new member: its settings, and empty state."""
+        """Give slot ``k`` to a new member: its settings, and empty state."""
         self.settings[k] = self.known.setdefault(setting, setting)
         for array in self.rows().values():
             array[k] = 0

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import click
@@ -92,21 +92,11 @@ def placing_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options; the command gets them as one :class:`Placing`."""
 
     @functools.wraps(command)
-    def placed(
-        *,
-        engine: Any,
-        width: int | None,
-        share: int,
-        workers: int | None,
-        cluster: str | None,
-        cpus: float | None,
-        gpus: float | None,
-        **others: Any,
-    ) -> None:
-        if cluster is None and (cpus, gpus) != (None, None):
+    def placed(**given: Any) -> None:
+        where = Placing(**{option.name: given.pop(option.name) for option in fields(Placing)})
+        if where.cluster is None and (where.cpus, where.gpus) != (None, None):
             raise click.UsageError("--cpus and --gpus are of a cluster; give --cluster too")
-        where = Placing(engine, width, share, workers, cluster, cpus, gpus)
-        command(placing=where, **others)
+        command(placing=where, **given)
 
     decorated: Callable[..., None] = placed
     for option in reversed(OPTIONS):

@@ -25,7 +25,7 @@ from zoo.sections import DataConfig, InitConfig
 from zoo.settings import override
 
 NOT_CHANGED = ("init", "seeds", "name", "grid")  # where a run goes on
-FROM = ("best", "epoch", "top", "last")  # kinds of checkpoints to branch from, preferred first
+FROM = ("best", "epoch", "top", "last", "merged")  # checkpoints to branch from, preferred first
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Plan:
         weights: SHA-256 -> weights that runs start from.
         optimisers: SHA-256 of such weights, and an optimiser's name -> its state that was kept
             with them.
+        loader: reads the data of other members.
     """
 
     title: str
@@ -98,7 +99,7 @@ def plan(config: Config, registry: Registry | None = None, *, frame: Any = None)
     runs = [
         (
             run.model_copy(update={"init": starts[run.init].init, "data": run.data.of_seed(seed)}),
-            varied | ({"fold": seed % (data.folds * data.repeats)} if data.folds else {}),
+            varied | ({"fold": data.of_seed(seed).fold} if data.folds else {}),
             seed,
             (),
         )
@@ -173,7 +174,7 @@ def continuation(
     for source, parent in sources.items():
         settings = override(parent.config, {**changes, "train.epochs": epochs})
         settings["init"] = {"mode": "file" if source in files else "run", "source": source}
-        config, *_ = parse({section: settings[section] for section in settings}).cells[0]
+        config, _ = parse(settings).cells[0]
         start = _find(config.init, registry)
         starts.append(start)
         child = config.model_copy(update={"init": start.init})
@@ -236,15 +237,16 @@ def _requests(title: str, data: Data, runs: Any, found: Mapping[str, _Start]) ->
     for asked, varied, seed, parents in runs:
         train = asked.train.model_copy(update={"batch_size": batch_size(asked, data)})
         run = asked.model_copy(update={"train": train})
-        if run.hash not in checked:
+        config_hash = run.hash
+        if config_hash not in checked:
             start = found.get(run.init.sha256)
             check(run, data, start.state if start else None)
-            checked.add(run.hash)
+            checked.add(config_hash)
         requests.append(
             NewRun(
                 name=title,
                 config=run.model_dump(mode="json"),
-                config_hash=run.hash,
+                config_hash=config_hash,
                 task=data.task,
                 data_ref=data.ref,
                 data_fingerprint=data.fingerprint,
@@ -309,21 +311,23 @@ def _read(path: str) -> tuple[bytes, dict[str, Tensor], dict[str, Any]]:
 
 def _from_run(init: InitConfig, registry: Registry) -> _Start:
     run = registry.run(init.source or "")
-    checkpoints = [c for c in registry.checkpoints(run.id) if c.kind in (*FROM, "merged")]
-    wanted = [c for c in checkpoints if init.epoch is None or c.epoch == init.epoch]
+    kept = registry.checkpoints(run.id)
     if init.epoch is None:
-        wanted = [c for c in wanted if c.kind in ("best", "merged")]
+        asked, wanted = "its best", [c for c in kept if c.kind in ("best", "merged")]
+    else:
+        asked = str(init.epoch)
+        wanted = [c for c in kept if c.kind in FROM and c.epoch == init.epoch]
     if not wanted:
-        there = ", ".join(sorted({str(c.epoch) for c in checkpoints})) or "none"
+        epochs = sorted({c.epoch for c in kept if c.kind in FROM and c.epoch is not None})
         raise NotFoundError(
-            f"init.epoch: {run.owner} has weights of epochs {there}, however {init.epoch} was "
-            "asked for; keep.every=N keeps those of every N epochs"
+            f"init.epoch: {run.owner} has weights of epochs {', '.join(map(str, epochs)) or 'none'}"
+            f", however {asked} was asked for; keep.every=N keeps those of every N epochs"
         )
-    chosen: Checkpoint = min(wanted, key=lambda c: (*FROM, "merged").index(c.kind))
+    chosen: Checkpoint = min(wanted, key=lambda c: FROM.index(c.kind))
     before = run.config.get("init", {}).get("trained", 0)
     found = {"sha256": chosen.sha256, "trained": before + (chosen.epoch or 0)}
     optimiser = None
-    if any(c.kind == "optimiser" and c.epoch == chosen.epoch for c in registry.checkpoints(run.id)):
+    if any(c.kind == "optimiser" and c.epoch == chosen.epoch for c in kept):
         optimiser = registry.load(run.id, "optimiser")
     state = registry.load(run.id, chosen.kind, chosen.epoch)
     name = run.config.get("optim", {}).get("name", "")

@@ -127,7 +127,7 @@ def simplified(
         fold: whether to keep what is made of nothing as constants, which have the sizes of now.
     """
     written = {
-        _storage(tensor)
+        storage(tensor)
         for func, args, kwargs, _ in operations
         for tensor in mutated(func, args, kwargs, Tensor)
     }
@@ -139,7 +139,7 @@ def simplified(
 
     def new(tensor: Tensor) -> int:
         number[id(tensor)] = count = len(program.facts) + 1
-        program.facts[count] = Fact(_storage(tensor), _layout(tensor))
+        program.facts[count] = Fact(storage(tensor), _layout(tensor))
         place.setdefault(_place(tensor), count)
         return count
 
@@ -155,7 +155,7 @@ def simplified(
         outputs = pytree.tree_leaves(result)
         mutates = bool(mutated(func, args, kwargs, Tensor))
         touched = leaves((args, kwargs, result), Tensor)
-        pure = not mutates and not any(_storage(tensor) in written for tensor in touched)
+        pure = not mutates and not any(storage(tensor) in written for tensor in touched)
         slots: Any = pytree.tree_map(find, (args, kwargs))
         key = None
         if len(outputs) == 1 and isinstance(outputs[0], Tensor):
@@ -301,7 +301,8 @@ WRITE_STATISTICS = {
 STATISTICS = (3, 4)
 
 
-def _storage(tensor: Tensor) -> int:
+def storage(tensor: Tensor) -> int:
+    """Tell which memory a tensor is."""
     return tensor.untyped_storage().data_ptr()
 
 
@@ -310,4 +311,4 @@ def _layout(tensor: Tensor) -> Any:
 
 
 def _place(tensor: Tensor) -> Any:
-    return _storage(tensor), tensor.storage_offset(), _layout(tensor)
+    return storage(tensor), tensor.storage_offset(), _layout(tensor)

@@ -86,8 +86,7 @@ class Progress:
 
     def _expect(self, task: Task, labels: dict[str, str], limits: dict[str, int]) -> None:
         """Be ready to follow models with these keys."""
-        if task == "regression":
-            self.metric, self.sign = "rmse", 1
+        self.metric, self.sign = ("rmse", 1) if task == "regression" else ("accuracy", -1)
         self.labels, self.limits = labels, limits
         self.epochs, self.ended, self.best, self.resumed = {}, {}, None, None
         self.started = self.printed = time.monotonic()

@@ -16,7 +16,8 @@ from zoo.curves import judge
 from zoo.figures import figure
 from zoo.printable import escaped, printable
 from zoo.registry import Checkpoint, Run
-from zoo.registry.records import schema
+from zoo.registry.records import SEVERAL, schema
+from zoo.registry.values import finite_or_null
 from zoo.settings import flatten
 
 Format = Literal["table", "json", "csv", "markdown"]
@@ -57,7 +58,9 @@ def render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: Form
 
 def to_json(answer: Mapping[str, Any]) -> str:
     """Write an answer as JSON with its schema; NaN and infinity, which JSON lacks, become null."""
-    return escaped(json.dumps(_finite({"schema": 1, **answer}), indent=2, ensure_ascii=False))
+    return escaped(
+        json.dumps(finite_or_null({"schema": 1, **answer}), indent=2, ensure_ascii=False)
+    )
 
 
 def describe(run: Run) -> dict[str, Any]:
@@ -133,7 +136,8 @@ def card(
     }
     facts |= flatten(run.config)
     for checkpoint in checkpoints:
-        facts[f"weights ({checkpoint.kind})"] = f"{checkpoint.sha256} ({checkpoint.size} bytes)"
+        which = f"{checkpoint.kind}{f' {checkpoint.epoch}' * (checkpoint.kind in SEVERAL)}"
+        facts[f"weights ({which})"] = f"{checkpoint.sha256} ({checkpoint.size} bytes)"
     lines = [
         (_cell(key, form), _cell(value, form))
         for key, value in facts.items()
@@ -143,16 +147,6 @@ def card(
     told = [(key, fill(str(value), room, break_long_words=False)) for key, value in lines]
     text = tabulate(told, tablefmt="plain", disable_numparse=True)
     return f"{text}\n\n{epochs}" if history else text
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and value - value != 0:
-        return None
-    return value
 
 
 def _cell(value: Any, form: Format) -> Any:

@@ -52,7 +52,7 @@ class Running:
 
         Args:
             stack: the members.
-            epoch_K: how many epochs each has trained; 0 for an empty place.
+            epoch_K: how many epochs each has trained; 0 for an empty slot.
             config_K: their settings.
         """
         for k, (epoch, config) in enumerate(zip(epoch_K, config_K, strict=True)):
@@ -71,7 +71,7 @@ class Running:
             buffer.copy_(stack.buffers[name])
 
     def assign(self, k: int, stack: Stack) -> None:
-        """Begin anew in place ``k``, from the weights that are there."""
+        """Begin anew in slot ``k``, from the weights that are there."""
         self.stack.flat_KP[k] = stack.flat_KP[k]
         self.count_K[k] = 0
 

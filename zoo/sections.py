@@ -235,15 +235,16 @@ class Monitor(Section):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        usual = "min" if self.metric in ("loss", "rmse") else "max"
-        if self.mode not in (None, usual):
-            raise ValueError(f"the mode of {self.metric} is {usual}, however it is {self.mode}")
+        if self.mode not in (None, self.direction):
+            raise ValueError(
+                f"the mode of {self.metric} is {self.direction}, however it is {self.mode}"
+            )
         return self
 
     @property
     def direction(self) -> Literal["min", "max"]:
-        """The mode, or the one that suits the metric."""
-        return self.mode or ("min" if self.metric in ("loss", "rmse") else "max")
+        """The mode that suits the metric."""
+        return "min" if self.metric in ("loss", "rmse") else "max"
 
 
 class StopConfig(Monitor):

@@ -52,8 +52,10 @@ class Setup:
         self.data = data
         self.device = torch.device(device) if device else default_device()
         metrics = [monitor.metric for monitor in self.config.stop.monitors]
-        count_C = torch.bincount(data.val.y) if "balanced_accuracy" in metrics else None
-        balance_C = None if count_C is None else balance(count_C).to(self.device)
+        balance_C = None
+        if "balanced_accuracy" in metrics:  # the last classes may have no row that validates
+            count_C = torch.bincount(data.val.y, minlength=len(data.classes))
+            balance_C = balance(count_C).to(self.device)
         self.objective = objective(data.task, data.units(self.device), balance_C)
         self.train, self.val = (
             Part(part.x.to(self.device), part.y.to(self.device)) for part in (data.train, data.val)

@@ -1,4 +1,4 @@
-"""What a place in the stack knows of its member, and what follows from it alone.
+"""What a slot of the stack knows of its member, and what follows from it alone.
 
 All that is random in training is a function of the member's seed and of how many epochs and steps
 it has done: a member is the same alone, in any stack, and after any interruption.

@@ -73,10 +73,6 @@ class Stack:
         """Return all values, the member first."""
         return {"flat": self.flat_KP, **self.buffers}
 
-    def copy_rows(self, source: "Stack", members: Sequence[int]) -> None:
-        """Overwrite the given members with those of ``source``."""
-        copy_rows(self.rows(), source.rows(), members)
-
 
 def copy_rows(
     target: Mapping[str, Tensor], source: Mapping[str, Tensor], members: Sequence[int]

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from zoo.optim import Optimiser
 from zoo.reports import Member, Source
 from zoo.running import KINDS, Running
-from zoo.sections import Monitor
 from zoo.stack import Stack, copy_rows, stack
 from zoo.stopping import EarlyStopping
 
@@ -51,7 +50,7 @@ class TrainState:
         return len(self.stack)
 
     def put(self, k: int, member: Member, module: nn.Module) -> None:
-        """Give place ``k`` to a new member; nothing of the former one is left."""
+        """Give slot ``k`` to a new member; nothing of the former one is left."""
         self.stack.put(k, module)
         self._assign(k, member)
 
@@ -72,7 +71,7 @@ class TrainState:
 
     def improve(self, members: Sequence[int], name: Source) -> None:
         """Let the weights of ``name`` be the best of the given members."""
-        self.best.copy_rows(self.source(name), members)
+        copy_rows(self.best.rows(), self.source(name).rows(), members)
         copy_rows(self.best_optimiser, self.optimiser.rows(), members)
 
     def rows(self) -> dict[str, Tensor]:
@@ -88,29 +87,15 @@ class TrainState:
         return {f"{name}.{key}": row for name, part in parts.items() for key, row in part.items()}
 
     def _assign(self, k: int, member: Member) -> None:
-        """Reset all but the weights of place ``k``."""
+        """Reset all but the weights of slot ``k``."""
         self.optimiser.assign(k, member.config.optim)
         for name, row in self.optimiser.rows().items() if member.optimiser else ():
             row[k] = (member.optimiser or {})[name]
         for watcher, monitor in zip(self.stopping, member.config.stop.monitors, strict=True):
-            watcher.assign(k, _numbers(monitor))
+            given = {name: getattr(monitor, name) for name in watcher.settings}
+            for name in ("threshold", "divergence"):  # what is worse by rounding alone meets them
+                bound = torch.nan if given[name] is None else given[name]
+                given[name] = bound + watcher.sign * ROUNDING * abs(bound)
+            watcher.assign(k, given)
         for average in self.running.values():
             average.assign(k, self.stack)
-
-
-def _numbers(monitor: Monitor) -> dict[str, float]:
-    """Return a monitor's settings as numbers; NaN for what it does not ask for."""
-    sign = 1 if monitor.direction == "min" else -1
-
-    def bound(score: float | None) -> float:
-        """Let scores that are worse by rounding alone count as this one."""
-        return torch.nan if score is None else score + sign * ROUNDING * abs(score)
-
-    return {
-        "patience": monitor.patience,
-        "min_delta": monitor.min_delta,
-        "relative": float(monitor.relative),
-        "start_from_epoch": monitor.start_from_epoch,
-        "threshold": bound(monitor.threshold),
-        "divergence": bound(monitor.divergence),
-    }

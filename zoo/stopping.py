@@ -111,7 +111,7 @@ class EarlyStopping:
         self.best[k] = score
 
     def assign(self, k: int, settings: Mapping[str, float]) -> None:
-        """Give place ``k`` to a new member with these settings, which has seen nothing."""
+        """Give slot ``k`` to a new member with these settings, which has seen nothing."""
         for name, value in settings.items():
             self.settings[name][k] = value
         self.best[k] = self.sign * torch.inf

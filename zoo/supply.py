@@ -1,4 +1,4 @@
-"""Members that wait for a place in a stack."""
+"""Members that wait for a slot in a stack."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

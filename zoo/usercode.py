@@ -105,7 +105,6 @@ def explain(error: BaseException) -> str:
     PyTorch's, nor Python's.
     """
     kind, text = type(error).__name__, str(error).partition("\n")[0]
-    place = None
     if isinstance(error, SyntaxError) and error.filename:
         text, place = error.msg, f"{error.filename}:{error.lineno}"
     else:
@@ -115,7 +114,7 @@ def explain(error: BaseException) -> str:
             if frame.f_globals.get("__name__", "").partition(".")[0] not in _OTHERS
         ]
         lines = [line for file, line in frames if file == frames[0][0]]
-        place = f"{frames[0][0]}:{lines[-1]}" if frames else None
+        place = f"{frames[0][0]}:{lines[-1]}" if frames else ""
     return f"{kind}: {text}" + (f" (at {place})" if place else "")
 
 

@@ -1,7 +1,7 @@
 """One process's share of a training: it claims runs, trains them in stacks, and publishes them.
 
 The claims of the registry are the queue.  A worker takes a portion of the runs that share a shape,
-and the next ones as places in its stack become free; so processes share the work, on whatever
+and the next ones as slots of its stack become free; so processes share the work, on whatever
 machines, and nobody tells them what to do.  What a dead one leaves is taken over, stack by stack,
 by whoever is free first.  A process that is alone takes all at once.
 """
@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Literal
 
@@ -23,7 +24,13 @@ from zoo.checks import shape_key
 from zoo.choice import Choice, described
 from zoo.data import Data
 from zoo.engines import EngineName
-from zoo.errors import IntegrityError, LostClaimError, MismatchError, UnsafeFileError
+from zoo.errors import (
+    IntegrityError,
+    LostClaimError,
+    MismatchError,
+    UnsafeFileError,
+    first_line,
+)
 from zoo.fit import Fit, most_at_once
 from zoo.interrupting import Stop
 from zoo.journal import Journal
@@ -157,7 +164,7 @@ class Worker:
             raise Stopped
 
     def _more(self, shape: str, count: int) -> list[Member]:
-        """Claim members of that shape for free places: at least so many, if that is our share.
+        """Claim members of that shape for free slots: at least so many, if that is our share.
 
         Runs that end quickly are claimed ahead, for a second; the last ones are shared out.
         """
@@ -204,7 +211,8 @@ class Worker:
             now = self.registry.by_id(known.intersection(self.job.runs)).values()
             mates = [run for run in now if run.status in DONE or run.id in claimed]
             members = {run.id: self.job.plan.member(run) for run in mates}
-            fit = Fit.resume(members, data, tensors, note, self._claims_of(self.shapes[key]))
+            more = partial(self._more, self.shapes[key])
+            fit = Fit.resume(members, data, tensors, note, more)
             begun = [slot.member.key for slot in fit.slots if slot and slot.epoch]
             begun = [key for key in begun if key in claimed]
             self.registry.start(begun, anew=False)
@@ -229,7 +237,7 @@ class Worker:
         """Say that those of the runs that have not ended start anew, and why."""
         self.tried.add(saved.sha256)
         left = len(runs - self.ended)
-        self._say(f"{left} interrupted runs start anew: {_first_line(error)}")
+        self._say(f"{left} interrupted runs start anew: {first_line(error)}")
 
     def _train_some(self, free: set[str], undone: int) -> None:
         """Train our share of the shape that most of the free runs have.
@@ -271,7 +279,7 @@ class Worker:
         # Folds differ in their rows alone: what was fastest for one is for all.
         size = (str(shape_key(members[0].config, of_fold=False)), count, width)
         known = self.choices.get(size)
-        supply = Supply(self._held(shape), self._claims_of(shape))
+        supply = Supply(self._held(shape), partial(self._more, shape))
         try:
             fit = Fit(
                 members, data, engine=self.job.engine, width=width, choice=known, supply=supply
@@ -288,7 +296,7 @@ class Worker:
                 return count
             hint = "; try a smaller train.batch_size" if exhausted else ""
             held = self._held(shape) or self._more(shape, len(members))
-            journal.fail([member.key for member in held], _first_line(error) + hint)
+            journal.fail([member.key for member in held], first_line(error) + hint)
             journal.flush(last=True)
             self.ended |= journal.ended
         return 0
@@ -315,9 +323,6 @@ class Worker:
             if key in self.mine and key not in self.ended and self.shapes[key] == shape
         ]
 
-    def _claims_of(self, shape: str) -> Callable[[int], list[Member]]:
-        return lambda count: self._more(shape, count)
-
     def _data_of(self, member: Member) -> Data:
         """Return what a member learns from.
 
@@ -334,7 +339,3 @@ class Worker:
 
     def _say(self, text: str) -> None:
         self.watch(Noted(text))
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), repr(error))

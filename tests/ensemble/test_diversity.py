@@ -66,7 +66,7 @@ def test_ambiguity_is_what_the_mean_of_all_members_removes(told):
         errors = [sk.mean_squared_error(targets, o) for o in outputs_K]
         error = sk.mean_squared_error(targets, pool)
     assert found.member_error == pytest.approx(np.mean(errors))
-    assert found.pooled_error == pytest.approx(error)
+    assert found.member_error - found.ambiguity == pytest.approx(error)
     assert found.ambiguity >= 0
 
 

@@ -167,9 +167,12 @@ def test_other_formats_are_not_written(folder, name):
         ({"options": {"weights": [1, 2]}}, "uniform has no option 'weights'"),
         ({"options": {"base": "a.safetensors"}}, "uniform takes no base"),
         ({"method": "weighted"}, r"give one number per file: --set weights=\[2,1\]"),
-        ({"method": "weighted", "options": {"weights": [1]}}, "2 members need 2 weights"),
+        (
+            {"method": "weighted", "options": {"weights": [1]}},
+            "weights must be a list of 2 numbers, one per file",
+        ),
         ({"method": "weighted", "options": {"weights": [1, -1]}}, "nonnegative, however #1 is -1"),
-        ({"method": "weighted", "options": {"weights": "ab"}}, "weights must be 2 numbers"),
+        ({"method": "weighted", "options": {"weights": "ab"}}, "a list of 2 numbers, one per file"),
         ({"method": "greedy-soup"}, "needs 'score', which files do not hold"),
         ({"dtype": "int8"}, "--dtype takes a float, however it is 'int8'"),
     ],
@@ -236,6 +239,16 @@ def test_a_disk_without_room_is_told_before_any_work(folder, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda place: usage(10_000, 1000))
     with pytest.raises(UnreachableError, match=r"needs 4,000,012 bytes, however .*out has 1,000"):
         average(folder)
+
+
+def test_room_is_asked_of_the_disk_that_an_output_folder_is_on(folder, monkeypatch):
+    usage, mount = namedtuple("usage", "total free"), folder / "mount"
+    mount.mkdir()
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda place: usage(1 << 40, 1000 if place == mount else 1 << 40)
+    )
+    with pytest.raises(UnreachableError, match=r"however .*mount has 1,000"):
+        average(folder, output=mount)
 
 
 def test_a_folder_that_cannot_be_written_is_told(folder):

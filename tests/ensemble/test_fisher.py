@@ -156,7 +156,7 @@ def test_information_of_complex_leaves_is_of_both_parts():
     [
         ([known([1.0, 1.0])], OptionError, "2 members need the information of each"),
         ([known([1.0]), known([1.0])], StateMismatchError, r"of 'w' is \(1,\) in #0"),
-        ([known([1.0, 1.0]), {}], StateMismatchError, "'w' is known of some members only"),
+        ([known([1.0, 1.0]), {}], StateMismatchError, "'w' is known in some members only"),
         ([known([1.0, 1.0], v=torch.ones(1))] * 2, StateMismatchError, "information of 'v' is"),
         ([known([1.0, torch.nan])] * 2, NonFiniteError, "not for 'w' in #0; 'w' in #1"),
         ([known([1.0, -1.0])] * 2, OptionError, "never negative, however it is for 'w' in #0"),

@@ -124,7 +124,7 @@ STATES = [{"weight": torch.zeros(2, 3)}] * 2
 @pytest.mark.parametrize(
     ("grams", "error", "message"),
     [
-        ([{}], OptionError, "2 members need the Gram matrices of each"),
+        ([{}], OptionError, "2 members need the Gram matrix of each"),
         ([{"weight": torch.eye(2)}] * 2, StateMismatchError, r"of 'weight' is \(2, 2\) in #0"),
         ([{"weight": torch.ones(3)}] * 2, StateMismatchError, r"of 'weight' is \(3,\) in #0"),
         ([{"bias": torch.eye(3)}] * 2, StateMismatchError, "of 'bias' is"),

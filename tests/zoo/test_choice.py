@@ -203,7 +203,7 @@ def test_lanes_share_out_every_member_once_in_order_and_evenly(members, lanes):
 def test_a_race_of_the_first_members_is_a_copy_of_all_that_is_theirs():
     modules, x_KN, y_KN, _ = prepared("mlp")
     whole = race(modules, x_KN, y_KN, smoothing=torch.tensor([0.1, 0.2, 0.3]))
-    part = whole.first(2)
+    part = whole.of(0, 2)
     assert (len(part.stack), len(part.x_KN), len(part.y_KN)) == (2, 2, 2)
     assert part.knobs["smoothing"].tolist() == pytest.approx([0.1, 0.2])
     part.stack.flat_KP.zero_()

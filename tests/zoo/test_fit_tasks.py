@@ -129,6 +129,30 @@ def test_balanced_accuracy_is_watched_and_told(sources):
     assert state is not None
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
+def test_a_class_that_no_row_validates_has_no_part_in_balanced_accuracy():
+    kinds = np.array(["a", "b", "c"])[np.arange(120) % 3]
+    kinds[90:110] = np.array(["a", "b"])[np.arange(20) % 2]
+    frame = pd.DataFrame({"x": np.random.default_rng(0).normal(size=120), "kind": kinds})
+    frame["part"] = ["train"] * 90 + ["val"] * 20 + ["test"] * 10
+    data = load(DataConfig(ref="t", target="kind", split="column", part="part"), frame)
+    config = settings("t", stop={"metric": "balanced_accuracy"}, train={"epochs": 2})
+    history, ends = train(members(config), data, engine="auto")
+    told, *_ = solo(members(config)[0], data)
+    assert ends["m0"].status == "finished"
+    for epoch, row in zip(history["m0"], told, strict=True):
+        assert epoch.val_balanced_accuracy == pytest.approx(row["weights"][2])
+
+
+def test_a_model_that_no_memory_can_hold_is_refused_in_a_line(sources, monkeypatch):
+    def build(*_, **__):
+        raise MemoryError  # which says nothing
+
+    monkeypatch.setattr("zoo.checks.build", build)
+    with pytest.raises(ConfigError, match=r"cannot be built with these options: MemoryError\(\)"):
+        check(settings("t"), sources["classes"])
+
+
 def test_balanced_weights_are_scikit_learns(sources):
     source, asked = sources["classes"], TrainConfig(class_weights="balanced")
     expected = compute_class_weight("balanced", classes=np.arange(3), y=source.train.y.numpy())

@@ -89,7 +89,7 @@ def test_the_test_part_is_common_and_every_other_row_is_validated_once_per_repea
     source = open_source(DataConfig(ref=ref, folds=3, repeats=2))
     seen = [source.data(fold) for fold in range(6)]
     assert len({data.split_hash for data in seen}) == 6
-    assert len({data.common_split for data in seen}) == 1 == len({plain.common_split})
+    assert len({data.preprocessing["common_split"] for data in seen}) == 1
     assert {data.fingerprint for data in seen} == {plain.fingerprint}
     for data in seen:
         assert data.rows[2].tolist() == plain.rows[2].tolist()

@@ -97,7 +97,7 @@ def test_ensembles_of_image_models_are_made_and_compared(tmp_path):
         merged = combine(registry, runs, "weights", method="uniform")
         rows = compare(registry, registry.runs()).rows
         table = bench(registry, runs)
-        rows_N = table.part("val").x
+        rows_N = table.data.val.x
         assert rows_N.dtype == torch.uint8
         predict = table.predictor(runs)
         assert torch.equal(predict(rows_N), predict(table.data.prepare(rows_N)))

@@ -1,6 +1,7 @@
 """Where first weights come from, and which seed decides what."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -161,6 +162,9 @@ def test_missing_runs_epochs_and_registries_are_named(registry):
         NotFoundError, match=r"has weights of epochs 2, 4, however 3 was asked for; keep\.every=N"
     ):
         planned(registry, init=three)
+    registry.add([replace(planned().requests[0], name="waiting")])
+    with pytest.raises(NotFoundError, match="epochs none, however its best was asked for"):
+        planned(registry, init="waiting")
     with pytest.raises(ConfigError, match=r"init\.source: .* registry, however none is open"):
         planned(init="iris-mlp/seed=0")
 

@@ -156,7 +156,10 @@ def test_of_who_ends_the_best_weights_come_last_with_the_outcome_and_nothing_aft
     ]
     outcome = journal.registry.told[1]["outcome"]
     assert journal.registry.told[0]["outcome"] is None
-    assert [row["epoch"] for row in journal.registry.told[1]["history"]] == [1, 2]
+    rows = journal.registry.told[1]["history"]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert {"run_id", "val_loss"} < rows[0].keys()
+    assert not {"key", "source", "val_balanced_accuracy"} & rows[0].keys()
     assert (outcome.status, outcome.error, outcome.epochs, outcome.best_epoch) == (
         ("finished", None, 2, 1)
     )

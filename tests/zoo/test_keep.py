@@ -12,6 +12,7 @@ from zoo.data import load
 from zoo.objective import objective
 from zoo.planning import plan
 from zoo.registry import Registry
+from zoo.render import card
 from zoo.sections import DataConfig
 from zoo.stack import LINE
 from zoo.training import train_many
@@ -215,3 +216,12 @@ def test_the_optimisers_state_of_the_best_epoch_is_kept(registry):
         "0": columns,
         "1": columns,
     }
+
+
+def test_a_card_lists_all_weights_of_a_kind(registry):
+    run, _ = train(registry, keep={"every": 4})
+    checkpoints = registry.checkpoints(run.id)
+    told = card(run, checkpoints, registry.history(run.id), "table", 200)
+    assert all(checkpoint.sha256 in told for checkpoint in checkpoints)
+    assert "weights (epoch 4)" in told
+    assert "weights (best)" in told

@@ -51,7 +51,7 @@ def fail(*_arguments, **_options):
 
 
 @pytest.mark.parametrize(
-    "step", ["pathlib.Path.open", "os.fsync", "os.replace", "zoo.registry.blobs._sync_folder"]
+    "step", ["pathlib.Path.open", "os.fsync", "os.replace", "zoo.registry.blobs.sync_folder"]
 )
 def test_a_full_disk_at_any_step_leaves_the_old_weights(registry, tmp_path, monkeypatch, step):
     old, fresh = registry.add([new_run(0), new_run(1)])

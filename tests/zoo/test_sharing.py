@@ -228,7 +228,7 @@ def test_copies_across_a_given_split_stay_and_are_counted():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"split": "group", "group": "gap"}, "there is no 'gap'; did you mean 'gaps'?"),
+        ({"split": "group", "group": "gap"}, "it has no 'gap'; did you mean 'gaps'?"),
         ({"split": "group", "group": "y"}, "data.group must be another column than the target"),
         (
             {"split": "group", "group": "x", "columns": {"x": "drop"}},

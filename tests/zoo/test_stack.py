@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from zoo import models
-from zoo.stack import LINE, stack
+from zoo.stack import LINE, copy_rows, stack
 
 
 class Tied(nn.Module):
@@ -96,7 +96,7 @@ def test_a_module_that_loads_what_state_returned_can_be_put(kind):
     modules, _ = warmed(kind)
     stacked = stack(modules)
     kept = stacked.state(0)
-    stacked.copy_rows(stack([modules[1]] * 3), [0, 1, 2])
+    copy_rows(stacked.rows(), stack([modules[1]] * 3).rows(), [0, 1, 2])
     modules[2].load_state_dict(kept)
     stacked.put(0, modules[2])
     same_state(stacked.state(0), modules[0].state_dict())
@@ -229,7 +229,7 @@ def test_copy_rows_overwrites_the_given_members_only(kind, chosen):
     modules, _ = warmed(kind)
     stacked = stack(modules)
     source = stack([modules[1], modules[2], modules[0]])
-    stacked.copy_rows(source, chosen)
+    copy_rows(stacked.rows(), source.rows(), chosen)
     for k in range(3):
         same_state(stacked.state(k), modules[(k + 1) % 3 if k in chosen else k].state_dict())
         same_state(source.state(k), modules[(k + 1) % 3].state_dict())

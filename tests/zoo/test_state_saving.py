@@ -162,7 +162,7 @@ def test_a_catalogue_that_stays_away_ends_a_resumed_training_and_takes_nothing_b
     monkeypatch.setattr("zoo.registry.claims.LEASE_S", -1.0)  # nobody could let go of the claims
     train(tmp_path, SMALL)
     assert_same_content(tmp_path, whole)
-    assert states_left(tmp_path) == ([], [])
+    assert states_left(tmp_path)[1] == []  # a file may be left, for `gc`, of a state begun then
 
 
 def test_runs_that_are_taken_over_one_after_another_end_nothing_else(tmp_path, monkeypatch):

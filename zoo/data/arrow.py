@@ -157,6 +157,19 @@ def names_of(names: Iterable[object]) -> list[str]:
     return written
 
 
+def check_column(key: str, name: str, names: Collection[str], ref: object) -> None:
+    """Refuse a setting that names a column which is not there.
+
+    Raises:
+        DataError: naming the setting, the column, and the one that was probably meant.
+    """
+    if name not in names:
+        raise DataError(
+            f"data.{key} must be a column of {ref}, however it has no {name!r}"
+            f"{nearest(name, names)}"
+        )
+
+
 def check_declared(declared: Mapping[str, str], names: Collection[str], ref: str) -> None:
     """Refuse declarations of columns that are not there.
 

@@ -39,7 +39,12 @@ class Data:
     """A split data set, ready to learn from, with all that is needed to treat new rows alike.
 
     Attributes:
+        ref: what the data are called.
+        classes: of the outputs of a model, classes or labels by name; () for quantities.
+        preprocessing: all that was fitted, as JSON; :func:`zoo.data.apply` prepares new rows by it.
+        fingerprint: of the raw content.
         split_hash: of which rows are in which part.
+        notes: what a user should know, a sentence each.
         rows: int64 (N,) for each part, the numbers of its rows in the data, from 0; a row that was
             drawn twice is there twice.
     """
@@ -55,11 +60,6 @@ class Data:
     split_hash: str
     notes: tuple[str, ...]
     rows: Parts
-
-    @property
-    def common_split(self) -> str:
-        """What members that are compared share: the whole split, or the test rows with folds."""
-        return str(self.preprocessing.get("common_split", self.split_hash))
 
     @property
     def has_own_rows(self) -> bool:

@@ -14,13 +14,13 @@ import torch
 from pandas.api.types import is_integer_dtype
 from torch import Tensor
 
-from zoo.data import builtin, cells, fitting, images, leaks, roles, sources, tabular
+from zoo.data import arrow, builtin, cells, fitting, images, leaks, roles, sources, tabular
 from zoo.data.dataset import Data, Part, Source
 from zoo.data.sharing import Parts, columns, share_out
 from zoo.data.split import IntArray
 from zoo.data.targets import Target, as_target, as_targets
 from zoo.data.words import text
-from zoo.errors import DataError, nearest
+from zoo.errors import DataError
 from zoo.sections import DataConfig
 from zoo.settings import column_name
 
@@ -38,11 +38,7 @@ def table(config: DataConfig, frame: pd.DataFrame, wanted: str | tuple[str, ...]
                 f"data.target must be a column that is kept, however data.columns drops {name!r}; "
                 "leave it out there"
             )
-        if name not in frame.columns:
-            raise DataError(
-                f"data.target must be a column of {config.ref}, however it has no {name!r}"
-                f"{nearest(name, frame.columns)}"
-            )
+        arrow.check_column("target", name, frame.columns, config.ref)
     fingerprint = _digest(chain(("table", *names), tabular.content(frame)))
     known = ~np.any([cells.missing(frame[name]) for name in names], axis=0)
     notes = []

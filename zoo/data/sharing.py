@@ -12,11 +12,12 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_datetime64_any_dtype, is_numeric_dtype
 
 from zoo.data import cells
+from zoo.data.arrow import check_column
 from zoo.data.folds import bootstrap, kfold
 from zoo.data.split import FEWEST_ROWS, IntArray, deal, grouped, split, taken
 from zoo.data.targets import Target
 from zoo.data.words import row_number, text
-from zoo.errors import DataError, nearest
+from zoo.errors import DataError
 from zoo.sections import DataConfig
 
 Parts = tuple[IntArray, IntArray, IntArray]
@@ -137,7 +138,7 @@ def _by_group(config: DataConfig, frame: pd.DataFrame) -> Shared:
     from scipy.sparse.csgraph import connected_components
 
     name = config.group or ""
-    groups = pd.factorize(_named(frame, name, "data.group", "the group"))[0].astype(np.int64)
+    groups = pd.factorize(_named(config, "group", frame))[0].astype(np.int64)
     copies = grouped(frame.drop(columns=name))
     count = int(groups.max()) + 1
     # Groups that hold copies of each other's rows are one.
@@ -165,7 +166,7 @@ def _by_group(config: DataConfig, frame: pd.DataFrame) -> Shared:
 
 def _by_time(config: DataConfig, frame: pd.DataFrame) -> Shared:
     name = config.time or ""
-    moments = _moments(_named(frame, name, "data.time", "the time"), name)
+    moments = _moments(_named(config, "time", frame), name)
     distinct, counts = np.unique(moments, return_counts=True)
     if len(distinct) < len(PARTS):
         raise DataError(
@@ -190,7 +191,7 @@ def _by_time(config: DataConfig, frame: pd.DataFrame) -> Shared:
 
 def _by_column(config: DataConfig, frame: pd.DataFrame, labels: IntArray) -> Shared:
     name = config.part or ""
-    column = _named(frame, name, "data.part", "the part")
+    column = _named(config, "part", frame)
     words = text(column)
     part = np.array([PART_OF_WORD.get(word.lower(), -1) for word in words.tolist()], dtype=np.int64)
     if (part < 0).any():
@@ -231,18 +232,15 @@ def _by_column(config: DataConfig, frame: pd.DataFrame, labels: IntArray) -> Sha
     return units, (train, val, test), [*notes, *_about_straddling(units, seen, name)]
 
 
-def _named(frame: pd.DataFrame, name: str, key: str, what: str) -> pd.Series:
-    """Return a column in which no cell is missing."""
-    if name not in frame.columns:
-        raise DataError(
-            f"{key} must be a column of the data, however there is no {name!r}"
-            f"{nearest(name, map(str, frame.columns))}"
-        )
+def _named(config: DataConfig, key: str, frame: pd.DataFrame) -> pd.Series:
+    """Return the column that a setting names, in which no cell is missing."""
+    name = getattr(config, key)
+    check_column(key, name, frame.columns, config.ref)
     missing = cells.missing(frame[name])
     if missing.any():
         raise DataError(
-            f"column {name!r} must tell {what} of every row, however {missing.sum()} rows, first "
-            f"row {row_number(frame.index, missing)}, have none; fill them or leave them out"
+            f"column {name!r} must tell the {key} of every row, however {missing.sum()} rows, "
+            f"first row {row_number(frame.index, missing)}, have none; fill them or leave them out"
         )
     return frame[name]
 

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype
 
-from zoo.data import arrays, files, npz, pictures
+from zoo.data import arrays, arrow, files, npz, pictures
 from zoo.data.arrays import Array
-from zoo.errors import DataError, nearest
+from zoo.errors import DataError
 from zoo.sections import DataConfig
 from zoo.settings import column_name
 
@@ -203,11 +203,7 @@ def _table(config: DataConfig, path: Path) -> Images:
         )
     texts = [config.image or "", *([target] if config.task == "classification" else [])]
     frame = files.read(path, {}, texts)
-    if target not in frame.columns:
-        raise DataError(
-            f"data.target must be a column of {path}, however it has no {target!r}"
-            f"{nearest(target, frame.columns)}"
-        )
+    arrow.check_column("target", target, frame.columns, path)
     labels = frame[target]
     if is_float_dtype(labels):  # perhaps only since some are missing
         labels = labels.convert_dtypes()
@@ -217,11 +213,7 @@ def _table(config: DataConfig, path: Path) -> Images:
 
 def _paths(frame: pd.DataFrame, column: str, path: Path) -> list[Path]:
     """Return the files that a column of a table names."""
-    if column not in frame.columns:
-        raise DataError(
-            f"data.image must be a column of {path}, however it has no {column!r}"
-            f"{nearest(column, frame.columns)}"
-        )
+    arrow.check_column("image", column, frame.columns, path)
     names = [None if pd.isna(name) else str(name) for name in frame[column]]
     return pictures.below(path.parent, names)
 

@@ -74,7 +74,8 @@ def as_target(column: pd.Series, task: Task | None = None) -> Target:
     kind = cells.kind(column)
     found = task or _task(column, kind)
     if found == "classification":
-        return _classes(name, column, "" if task else f" (found from {_called(kind)})")
+        held = "integers" if kind == "numeric" else "text"
+        return _classes(name, column, "" if task else f" (found from {held})")
     if found == "multilabel":
         return _labels_in_text(name, column)
     numbers = _quantities(column, kind)
@@ -146,10 +147,6 @@ def _task(column: pd.Series, kind: cells.Kind) -> Task:
     whole = bool((numbers == np.floor(numbers)).all())
     few = distinct <= min(MOST_CLASSES, len(numbers) // 3)
     return "classification" if whole and few else "regression"
-
-
-def _called(kind: cells.Kind) -> str:
-    return "integers" if kind == "numeric" else "text"
 
 
 def _classes(name: str, column: pd.Series, why: str) -> Target:

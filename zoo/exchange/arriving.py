@@ -206,7 +206,9 @@ def _arrival(
     settings: Mapping[str, Any] | None = None,
 ) -> Arrival:
     """Check weights, and make the run of them."""
-    _check_finite(weights.state, place)
+    for key, tensor in weights.state.items():  # before there is a run
+        if not_finite(tensor):
+            raise ZooError(f"{place}: weights must be finite, however {key!r} is not")
     built, notes = _model(model, weights)
     config = {**(settings or {}), **({"model": built} if built else {}), "source": weights.source}
     request = NewRun(
@@ -289,13 +291,6 @@ def content(state: Mapping[str, "Tensor"]) -> str:
     return found.hexdigest()
 
 
-def _check_finite(state: Mapping[str, "Tensor"], place: str) -> None:
-    """Refuse weights that no registry publishes, before there is a run."""
-    for name, tensor in state.items():
-        if not_finite(tensor):
-            raise ZooError(f"{place}: weights must be finite, however {name!r} is not")
-
-
 def _model(
     given: Mapping[str, Any] | None, weights: Weights
 ) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
@@ -313,11 +308,8 @@ def _model(
         if not isinstance(name, str) or is_reference(name):
             raise ConfigError("it names code")
         return ModelConfig.model_validate(told).model_dump(mode="json"), ()
-    except ValueError as error:
-        fault = str(error)
-    except ConfigError as error:
-        fault = str(error)
-    return None, (f"the model that the file names is left out: {fault}",)
+    except (ConfigError, ValueError) as error:
+        return None, (f"the model that the file names is left out: {error}",)
 
 
 def _refuse_others(registry: Registry, request: NewRun) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-MOST_AXES = 64  # PyTorch has no more
+from zoo.registry.layout import MOST_AXES
+
 WORD = 1 << 63  # what numbers stay below
 TYPES = {  # bytes per element; these are what safetensors can hold and read back
     **dict.fromkeys(["float64", "int64", "uint64", "complex64"], 8),

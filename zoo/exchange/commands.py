@@ -1,5 +1,6 @@
 """The commands that bring models in, and from one registry to another: parse, one call, print."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import click
 
 from zoo.commands import complete_ref, format_option, places
+from zoo.errors import ConfigError
 from zoo.printable import echo
 
 refs_argument = click.argument(
@@ -74,7 +76,6 @@ def import_(
 
 def _model(name: str | None, settings: Sequence[str]) -> dict[str, Any] | None:
     """Return a model's name and options, as given by flags."""
-    from zoo.errors import ConfigError
     from zoo.settings import assigned
     from zoo.usercode import is_reference, trusting
 
@@ -91,10 +92,6 @@ def _model(name: str | None, settings: Sequence[str]) -> dict[str, Any] | None:
 
 def _figure(item: str) -> tuple[str, float]:
     """Read NAME=NUMBER."""
-    import re
-
-    from zoo.errors import ConfigError
-
     name, _, value = item.partition("=")
     try:
         if re.fullmatch(r"[A-Za-z]\w{0,39}", name):

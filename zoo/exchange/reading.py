@@ -23,7 +23,8 @@ from zoo.registry.weights import HEADER, card_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_CONFIG = 1 << 20  # of a config.json that is kept
+MOST_CONFIG = 1 << 20  # bytes of a config.json that is kept
+MOST_PICKLE = 16 << 20  # bytes
 EXPANSION = 4  # times the bytes of the file that its tensors may take, sharing storages
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 ZIP = b"PK\x03\x04"
@@ -124,7 +125,7 @@ def _from_folder(folder: Path) -> Weights:
     card: dict[str, Any] = {}
     for name, expected in names.items():
         with opened(folder / name) as (file, size):
-            hashes[name] = _digest(file)
+            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
             part, card = _from_safetensors(file, size, folder / name)
         if expected and expected != part.keys():
             odd = sorted(expected ^ part.keys())[0]
@@ -165,10 +166,9 @@ def _from_archive(
     from torch import Tensor, load
 
     records = archive.records(file, size, str(path))
-    if records["data.pkl"] > symbols.MOST_BYTES:  # before it is read
+    if records["data.pkl"] > MOST_PICKLE:  # before it is read
         raise UnsafeFileError(
-            f"{path}: its pickle may have {symbols.MOST_BYTES} bytes, however it has "
-            f"{records['data.pkl']}"
+            f"{path}: its pickle may have {MOST_PICKLE} bytes, however it has {records['data.pkl']}"
         )
     told = symbols.read(archive.read(file, "data.pkl", str(path)), records, str(path))
     keys = choose(candidates(told), key, path)
@@ -192,10 +192,6 @@ def _from_archive(
         if not isinstance(tensor, Tensor) or tensor.nbytes != claims[name].size:
             raise UnsafeFileError(f"{path}: {name!r} is not the tensor that its pickle describes")
     return ".".join(keys), {name: tensor.detach() for name, tensor in state.items()}
-
-
-def _digest(file: BufferedReader) -> str:
-    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _text(name: str) -> str:

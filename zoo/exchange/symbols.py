@@ -27,12 +27,9 @@ from zoo.exchange.claims import (
     expect,
 )
 
-MOST_BYTES = 16 << 20  # of a pickle
 MOST_STEPS = 2_000_000  # instructions
 PLAIN = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
-
-
 LIST = Other("list")
 
 
@@ -58,18 +55,11 @@ however it names __builtin__.print; where it was made, save the state dict alone
 as safetensors
     """
     try:
-        if len(pickle) > MOST_BYTES:
-            raise ValueError(
-                f"its pickle may have {MOST_BYTES} bytes, however it has {len(pickle)}"
-            )
         return _Machine(records).run(pickle)
-    except (ValueError, LookupError, TypeError) as error:
-        raise UnsafeFileError(f"{place}: {_plain(error)}") from None
-
-
-def _plain(error: Exception) -> str:
-    """Return a refusal of ours as it is; what else goes wrong is damage."""
-    return str(error) if isinstance(error, RefusedError) else "its pickle is damaged"
+    except RefusedError as error:
+        raise UnsafeFileError(f"{place}: {error}") from None
+    except (ValueError, LookupError, TypeError):
+        raise UnsafeFileError(f"{place}: its pickle is damaged") from None
 
 
 @dataclass
@@ -125,7 +115,7 @@ class _Machine:
                 self._marked()
                 expect(stack[-1] is LIST)
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                self._tuple(int(name[-1]))
+                stack.append(tuple(self._popped(int(name[-1]))))
             case "TUPLE":
                 stack.append(tuple(self._marked()))
             case "SETITEM":
@@ -160,9 +150,6 @@ class _Machine:
         taken = self.stack[start:]
         del self.stack[start:]
         return taken
-
-    def _tuple(self, count: int) -> None:
-        self.stack.append(tuple(self._popped(count)))
 
     def _set(self, items: Sequence[Any]) -> None:
         """Enter pairs into the dictionary on the stack; keys are such that hashing is quick."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from zoo.errors import UsageError, ZooError
+from zoo.registry.places import sync_folder
 
 Write = Callable[[BinaryIO], None]
 
@@ -42,7 +43,7 @@ def write_all(files: Mapping[Path, Write], *, force: bool) -> None:
         for path, temporary in written.items():
             os.replace(temporary, path)  # noqa: PTH105 - as in zoo.registry.blobs
         for folder in {path.parent for path in written}:
-            _sync(folder)
+            sync_folder(folder)
     except OSError as error:
         raise ZooError(
             f"{path}: cannot be written: {error.strerror}; make room there, or name another place"
@@ -61,12 +62,3 @@ def _make(folder: Path) -> list[Path]:
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing[::-1]
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

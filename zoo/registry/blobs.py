@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from zoo.errors import IntegrityError, UsageError, ZooError
-from zoo.registry.places import make_folder
+from zoo.registry.places import make_folder, sync_folder
 
 NAME = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})\.safetensors")
 SETTLED_NS = 1_000_000_000  # a file this old has another time if it is written once more
@@ -150,9 +150,9 @@ class LocalBlobs(Blobs):
                     )
                 if not final.parent.is_dir():
                     final.parent.mkdir(exist_ok=True)
-                    _sync_folder(self.folder)
+                    sync_folder(self.folder)
                 os.replace(temporary, final)  # noqa: PTH105 - one seam for all of the protocol
-                _sync_folder(final.parent)
+                sync_folder(final.parent)
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
@@ -231,12 +231,3 @@ def _write(path: Path, data: bytes) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

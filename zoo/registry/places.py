@@ -1,5 +1,6 @@
 """Places on this machine: folders that are made, and disks that are really elsewhere."""
 
+import os
 import re
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def make_folder(folder: Path, option: str) -> None:
         raise UsageError(
             f"{folder}: cannot be made: {error.strerror}; choose another place with {option}"
         ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def network_filesystem(path: Path) -> str | None:
