@@ -44,27 +44,54 @@ def convex_weights(outputs_K: Tensor, labels: Tensor, task: str) -> dict[str, li
     >>> [round(weight, 3) for weight in found["weights"]]
     [0.75, 0.25, 0.0]
     """
-    from scipy.optimize import minimize
-
     check_finite(outputs_K)
-    members = len(outputs_K)
     if task == "regression":
         scale = labels.double().std(dim=0, correction=0)
         scale = torch.where(scale > 0, scale, 1.0)
-        gap_KM = ((outputs_K.double() - labels) / scale).flatten(1)
-        products_KK = gap_KM @ gap_KM.T / gap_KM.shape[1]  # the weights sum to one
-
-        def loss(weights: Tensor) -> tuple[Tensor, Tensor]:
-            slope_K = products_KK @ weights
-            return weights @ slope_K, 2 * slope_K
-
+        found = _of_least_squares(((outputs_K.double() - labels) / scale).flatten(1))
     else:
-        log_KM = _log_likelihood(outputs_K.double(), labels, task)
-        ratio_KM = (log_KM - log_KM.max(dim=0).values).exp().clamp_min(FLOOR)
+        found = _of_likelihood(_log_likelihood(outputs_K.double(), labels, task))
+    kept = [weight if weight > NEGLIGIBLE else 0.0 for weight in found]
+    return {"weights": [weight / sum(kept) for weight in kept]}
 
-        def loss(weights: Tensor) -> tuple[Tensor, Tensor]:
-            pooled_M = weights @ ratio_KM
-            return -pooled_M.log().mean(), -(ratio_KM / pooled_M).mean(dim=1)
+
+def _of_least_squares(gap_KM: Tensor) -> list[float]:
+    """Return the weights whose mean of the members' errors has the least square.
+
+    Whatever the sum t of weights, ``|sum w_k gap_k|^2 + (t - 1)^2`` is lowest where their shares
+    w / t are those asked for.  That is a problem of nonnegative least squares, which is solved
+    exactly, however far off a member is (C. L. Lawson & R. J. Hanson, Solving Least Squares
+    Problems, 1974, chapter 23).
+    """
+    from scipy.optimize import nnls
+
+    members, cells = gap_KM.shape
+    rows_KM = torch.cat([gap_KM / cells**0.5, gap_KM.new_ones(members, 1)], dim=1)
+    length_K = rows_KM.norm(dim=1)
+    wanted_1M = torch.eye(1, cells + 1, dtype=torch.float64).flip(1)
+    system_M = torch.cat([rows_KM / length_K[:, None], wanted_1M]).T
+    small = torch.linalg.qr(system_M, mode="r").R.numpy()  # the same lengths in K + 1 rows
+    scaled_K, _ = nnls(small[:, :-1], small[:, -1])
+    weights_K = torch.from_numpy(scaled_K) / length_K
+    weights_K /= weights_K.sum()
+    kept_K = weights_K > NEGLIGIBLE
+    if bool(weights_K[~kept_K].any()):  # the others' weights have made up for what is left out
+        weights_K[~kept_K] = 0
+        weights_K[kept_K] = gap_KM.new_tensor(_of_least_squares(gap_KM[kept_K]))
+    shares: list[float] = weights_K.tolist()
+    return shares
+
+
+def _of_likelihood(log_KM: Tensor) -> list[float]:
+    """Return the weights whose mean of the members' likelihoods has the greatest mean logarithm."""
+    from scipy.optimize import minimize
+
+    members = len(log_KM)
+    ratio_KM = (log_KM - log_KM.max(dim=0).values).exp().clamp_min(FLOOR)
+
+    def loss(weights: Tensor) -> tuple[Tensor, Tensor]:
+        pooled_M = weights @ ratio_KM
+        return -pooled_M.log().mean(), -(ratio_KM / pooled_M).mean(dim=1)
 
     found = minimize(
         lambda w: tuple(part.numpy() for part in loss(torch.from_numpy(w).clamp_min(0))),
@@ -77,8 +104,8 @@ def convex_weights(outputs_K: Tensor, labels: Tensor, task: str) -> dict[str, li
     )
     if found.status not in (0, AT_REST):
         raise EnsembleError(f"weights must have a minimum of the loss, however: {found.message}")
-    kept = [float(weight) if weight > NEGLIGIBLE else 0.0 for weight in found.x]
-    return {"weights": [weight / sum(kept) for weight in kept]}
+    weights: list[float] = found.x.tolist()
+    return weights
 
 
 def _log_likelihood(outputs_K: Tensor, labels: Tensor, task: str) -> Tensor:

@@ -25,6 +25,7 @@ from ensemble.functional import Batch, arguments, inputs_of
 from ensemble.state import State, check, check_known, leafwise, mix
 
 ROOM = 1 << 22  # elements of the unfolded inputs that are held at once
+SOUND = 1e-12  # of an input's square: what others leave of it beyond the rounding of sums
 
 
 @method("regmean", mode="weights", paper="Jin et al. 2023, arXiv:2212.09849")
@@ -151,9 +152,11 @@ def _solved(gram_GDD: Tensor, pull_GDO: Tensor) -> Tensor:
     silent_GD = gram_GDD.diagonal(dim1=1, dim2=2) == 0
     sound_GDD = gram_GDD + torch.diag_embed(silent_GD.to(torch.float64))
     factor_GDD, failed_G = torch.linalg.cholesky_ex(sound_GDD)
-    if not failed_G.any():
+    left_GD = factor_GDD.diagonal(dim1=1, dim2=2).square()
+    sound_GD = left_GD > SOUND * sound_GDD.diagonal(dim1=1, dim2=2)
+    if sound_GD.all() and not failed_G.any():
         return torch.cholesky_solve(pull_GDO, factor_GDD)
-    solution: Tensor = torch.linalg.pinv(gram_GDD, hermitian=True) @ pull_GDO
+    solution: Tensor = torch.linalg.pinv(gram_GDD, rtol=SOUND, hermitian=True) @ pull_GDO
     return solution
 
 

@@ -24,7 +24,8 @@ draws rows with replacement, and both figures are computed of the rows it drew, 
 (:func:`weighted_bootstrap`).  Pairs cannot be flipped by adding up, so their *p-value* is the
 smallest level at which the percentile interval leaves out zero, p = 2 (1 + #) / (1 + samples) with
 # the resamples on the rarer side of zero, those at zero being on both (Efron & Tibshirani,
-chapter 15.4).
+chapter 15.4).  It is 2^(1 - N) at least, as if pairs were flipped: resamples of a few rows that all
+agree agree as well, however many there are.
 
 Beyond 4,096 rows, rows are first summed in 4,096 random groups, which are then resampled and
 flipped like rows.  That keeps the variance (in expectation over the grouping; its standard
@@ -192,7 +193,8 @@ def interval_of(delta: float, deltas_S: Tensor, count: int, *, scale: float) -> 
     tail = _tail(LEVEL, count)
     low, high = torch.quantile(known_S, torch.tensor([tail, 1 - tail]).double()).tolist()
     rarer = min(int((known_S <= 0).sum()), int((known_S >= 0).sum()))
-    return Interval(delta, low, high, min(1.0, 2 * (1 + rarer) / (1 + len(known_S))))
+    p_value = max(2 * (1 + rarer) / (1 + len(known_S)), 2.0 ** (1 - count))
+    return Interval(delta, low, high, min(1.0, p_value))
 
 
 def _unrounded(deltas: Tensor, scale: float) -> Tensor:

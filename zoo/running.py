@@ -56,7 +56,8 @@ class Running:
             config_K: their settings.
         """
         for k, (epoch, config) in enumerate(zip(epoch_K, config_K, strict=True)):
-            begun = config.keep.swa is None or epoch > config.keep.swa * config.train.epochs
+            earlier = (config.keep.swa or 0.0) * config.train.epochs + 1e-9  # 0.7 * 90 is 62.999…
+            begun = epoch > earlier
             if not epoch or (self.kind == "swa" and not begun):
                 continue
             self.count_K[k] += 1

@@ -11,6 +11,8 @@ from zoo.running import KINDS, Running
 from zoo.stack import Stack, copy_rows, stack
 from zoo.stopping import EarlyStopping
 
+ROUNDING = 1e-6  # of a bound's size: figures are float32, and 9 rows of 10 are 0.899999976 there
+
 
 class TrainState:
     """What changes while K members train.
@@ -91,6 +93,9 @@ class TrainState:
             row[k] = (member.optimiser or {})[name]
         for watcher, monitor in zip(self.stopping, member.config.stop.monitors, strict=True):
             given = {name: getattr(monitor, name) for name in watcher.settings}
-            watcher.assign(k, {name: torch.nan if v is None else v for name, v in given.items()})
+            for name in ("threshold", "divergence"):  # what is worse by rounding alone meets them
+                bound = torch.nan if given[name] is None else given[name]
+                given[name] = bound + watcher.sign * ROUNDING * abs(bound)
+            watcher.assign(k, given)
         for average in self.running.values():
             average.assign(k, self.stack)

@@ -13,7 +13,8 @@ def class_weights(train: TrainConfig, data: Data) -> Tensor:
 
     ``balanced`` is rows / (classes x rows of the class) as in scikit-learn, after G. King & L. Zeng
     2001, Logistic Regression in Rare Events Data; its mean over the training rows is 1.  For labels
-    it is the number of training rows without the label over that with it, and weighs those.
+    it is the number of training rows without the label over that with it, and weighs those.  It is
+    1 for a class that no training row has, and for a label that all have or none.
 
     Args:
         train: the settings.
@@ -38,5 +39,6 @@ def class_weights(train: TrainConfig, data: Data) -> Tensor:
     rows, y = len(data.train), data.train.y
     if data.task == "multilabel":
         with_C = y.double().sum(0)
-        return ((rows - with_C) / with_C).float()
-    return (rows / (count * y.bincount(minlength=count).double())).float()
+        return torch.where(with_C * (rows - with_C) > 0, (rows - with_C) / with_C, 1.0).float()
+    count_C = y.bincount(minlength=count).double()
+    return torch.where(count_C > 0, rows / ((count_C > 0).sum() * count_C), 1.0).float()

@@ -65,6 +65,20 @@ def test_squared_error_agrees_with_nonnegative_least_squares() -> None:
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
+@pytest.mark.parametrize("far", [1e2, 1e3, 1e5, 1e15])
+def test_a_member_that_is_far_off_does_not_hide_the_minimum_of_the_others(far: float) -> None:
+    outputs_K, truth_N = case("regression", count=5, rows=80)
+    alone = convex_weights(outputs_K, truth_N, "regression")["weights"]
+    wild_KN = torch.randn(2, 80, generator=torch.Generator().manual_seed(0)).double() * far
+    outputs_K = torch.cat([wild_KN, outputs_K])
+    found = convex_weights(outputs_K, truth_N, "regression")["weights"]
+    lowest, reached = (
+        (torch.tensor(weights).double() @ outputs_K - truth_N).square().mean()
+        for weights in ([0.0, 0.0, *alone], found)
+    )
+    assert reached <= lowest * (1 + 1e-6)
+
+
 def test_the_likelihood_agrees_with_expectation_maximisation() -> None:
     outputs_K, labels_N = case("classification", count=5, rows=80)
     shares_KN = special.softmax(outputs_K.numpy(), -1)[:, np.arange(80), labels_N.numpy()]

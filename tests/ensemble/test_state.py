@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.errors import EmptyError, NonFiniteError, StateMismatchError
-from ensemble.state import blend, check, differences, is_finite
+from ensemble.state import blend, check, differences, is_finite, leafwise
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=6).filter(lambda shares: sum(shares) > 0)
@@ -55,6 +55,13 @@ def test_members_go_by_the_names_given():
 def test_many_members_are_summed_up():
     facts = differences([{"w": torch.zeros(1)}] * 9 + [{}] * 8, [f"#{i}" for i in range(17)])
     assert facts == ["'w' is missing in #9, #10, #11 and 5 more"]
+
+
+def test_every_member_has_a_name():
+    states = [{"w": torch.zeros(1)}, {"w": torch.ones(1)}]
+    for names in (["one"], ["one", "two", "three"]):
+        with pytest.raises(ValueError, match="zip"):
+            differences(states, names)
 
 
 @pytest.mark.parametrize(
@@ -168,3 +175,20 @@ def test_keys_tied_in_only_some_members_are_untied():
 def test_eight_bit_floats_are_averaged_too():
     members = [{"w": torch.tensor([x]).to(torch.float8_e4m3fn)} for x in (1.0, 2.0)]
     assert blend(members, [0.5, 0.5])["w"].float().item() == 1.5
+
+
+def test_the_base_comes_last_and_as_reals_and_has_no_part_in_what_is_tied():
+    tied, apart = torch.tensor([1 + 2j, 3j]), torch.tensor([9.0, 9.0])
+    members = [{"a": tied, "b": tied, "c": apart}] * 2
+    base = {"a": torch.tensor([5 + 6j, 7j]), "b": torch.zeros(2) + 0j, "c": torch.tensor([4.0, 8])}
+    seen = {}
+
+    def merge(key, leaves):
+        seen[key] = [leaf.tolist() for leaf in leaves]
+        return leaves[-1]
+
+    result = leafwise(members, merge, base=base)
+    reals = [[1.0, 2.0], [0.0, 3.0]]
+    assert seen == {"a": [reals, reals, [[5, 6], [0, 7]]], "c": [[9, 9], [9, 9], [4, 8]]}
+    assert torch.equal(result["a"], base["a"])
+    assert result["b"] is result["a"]

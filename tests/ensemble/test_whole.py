@@ -232,6 +232,15 @@ def test_an_area_of_few_rows_of_a_class_has_no_interval(task: str) -> None:
             assert bool(area.resamples(pair[0], targets).isfinite().any()) == known
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_a_few_rows_that_all_agree_prove_no_more_than_flips_of_them_could(count: int) -> None:
+    def best(weight_SN: Tensor) -> Tensor:
+        return weight_SN.sum(1) / count
+
+    told = weighted_bootstrap(best, lambda weight_SN: 0 * best(weight_SN), count)
+    assert told == Interval(1.0, 1.0, 1.0, 2.0 ** (1 - count))
+
+
 def test_the_mean_of_copies_differs_from_them_by_nothing() -> None:
     """Ten tenths of a figure are not quite the figure: rounding must not become a difference."""
     one, (log_NC, labels_N) = METRICS["classification"]["accuracy"], classified(100, 3)

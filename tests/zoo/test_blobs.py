@@ -55,6 +55,15 @@ def test_what_is_removed_is_gone_and_may_be_removed_again(blobs):
     assert [entry.sha256 for entry in blobs.entries()] == [other]
 
 
+def test_what_was_written_since_stays_and_is_told_to_be_there(blobs):
+    key = blobs.put(DATA)
+    [entry] = blobs.entries()
+    assert blobs.remove(key, since=entry.modified - 10) is False
+    assert blobs.get(key, len(DATA), "it") == DATA
+    assert blobs.remove(key, since=entry.modified) is True
+    assert list(blobs.entries()) == []
+
+
 @pytest.mark.parametrize(
     "told", ["../../etc/passwd", "/etc/passwd", "", "ab" * 31 + "/.", "AB" * 32]
 )
@@ -106,6 +115,47 @@ def test_bytes_that_do_not_read_back_as_written_are_refused(tmp_path, monkeypatc
     with pytest.raises(ZooError, match="read otherwise than it was written"):
         blobs.put(DATA)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_what_was_written_is_read_back_from_the_disk_and_not_from_memory(tmp_path, monkeypatch):
+    told = []
+
+    def advise(descriptor, *advice):
+        assert os.fstat(descriptor).st_size == len(DATA)
+        told.append(advice)
+
+    monkeypatch.setattr("os.posix_fadvise", advise, raising=False)
+    monkeypatch.setattr("os.POSIX_FADV_DONTNEED", 4, raising=False)
+    LocalBlobs(tmp_path).put(DATA)
+    assert told == [(0, 0, 4)]  # all of the file
+
+
+def test_a_new_folder_survives_a_loss_of_power_as_the_file_in_it_does(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("zoo.registry.blobs._sync_folder", flushed.append)
+    blobs = LocalBlobs(tmp_path)
+    inner = blobs.path(blobs.put(DATA)).parent
+    assert flushed == [tmp_path, inner]
+    blobs.put(DATA)
+    assert flushed == [tmp_path, inner, inner]
+
+
+@pytest.mark.parametrize("lacking", [os.W_OK, os.X_OK])
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch, lacking):
+    monkeypatch.setattr("os.access", lambda _, wanted: not wanted & lacking)
+    with pytest.raises(UsageError, match="cannot be written; choose another place with --blobs"):
+        LocalBlobs(tmp_path).create()
+
+
+def test_a_file_that_cannot_be_removed_is_told_to_be_there(tmp_path, monkeypatch):
+    blobs = LocalBlobs(tmp_path)
+    key = blobs.put(DATA)
+
+    def refuse(_):
+        raise PermissionError
+
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    assert blobs.remove(key) is False
 
 
 def test_unfinished_files_are_told_and_are_no_entries(tmp_path, monkeypatch):

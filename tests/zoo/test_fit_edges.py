@@ -11,6 +11,7 @@ from zoo import models
 from zoo.checks import shape_key
 from zoo.errors import ConfigError
 from zoo.fit import Fit
+from zoo.state import TrainState
 
 # Divergence
 
@@ -247,6 +248,21 @@ def test_who_has_no_best_epoch_has_diverged_and_says_why(changes, fault):
     end = ends["m0"]
     assert (end.status, end.best, end.state) == ("diverged", None, None)
     assert fault in end.fault
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "rmse"])
+def test_a_figure_is_as_good_as_its_bound_though_float32_rounds_it_to_worse(metric):
+    sign = 1 if metric == "rmse" else -1
+    for tenths in range(1, 10):
+        bound = tenths / 10
+        monitor = {"metric": metric, "threshold": bound, "divergence": bound}
+        crowd = members(settings(stop=monitor))
+        modules = [models.build("mlp", {"hidden": [8]}, (4,), 3, 0)]
+        rounded, worse = torch.tensor([[tenths], [tenths + sign * 0.01]]) / 10
+        [said] = [watcher.update(rounded) for watcher in TrainState(crowd, modules).stopping]
+        assert (said.stop.item(), said.diverged.item()) == (True, False)
+        [said] = [watcher.update(worse) for watcher in TrainState(crowd, modules).stopping]
+        assert (said.stop.item(), said.diverged.item()) == (True, True)
 
 
 def test_no_monitor_ends_a_member_before_the_deciding_one_looks():

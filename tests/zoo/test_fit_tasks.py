@@ -1,5 +1,7 @@
 """Training of every task: each member becomes what a plain loop makes of it, in both engines."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from zoo import models
 from zoo.checks import check
 from zoo.config import parse
-from zoo.data import load
+from zoo.data import Part, load
 from zoo.errors import ConfigError
 from zoo.sections import DataConfig, TrainConfig
 from zoo.weighting import class_weights
@@ -158,6 +160,19 @@ def test_balanced_weights_are_scikit_learns(sources):
     labels = sources["labels"].train.y
     with_C, all_C = labels.sum(0), len(labels)
     torch.testing.assert_close(class_weights(asked, sources["labels"]), (all_C - with_C) / with_C)
+
+
+def test_balanced_weights_are_1_for_a_class_in_no_row_and_a_label_in_none_or_all(sources):
+    asked, source = TrainConfig(class_weights="balanced"), sources["classes"]
+    here = source.train.y < 2
+    some = replace(source, train=Part(source.train.x[here], source.train.y[here]))
+    two = compute_class_weight("balanced", classes=np.arange(2), y=some.train.y.numpy())
+    np.testing.assert_allclose(class_weights(asked, some), [*two, 1], rtol=1e-6)
+    source = sources["labels"]
+    odds = class_weights(asked, source)[0]
+    y = torch.stack([source.train.y[:, 0], *torch.eye(2)[1].expand(len(source.train), 2).T], dim=1)
+    some = replace(source, train=Part(source.train.x, y))
+    assert class_weights(asked, some).tolist() == [odds, 1, 1]
 
 
 def test_the_rmse_of_several_targets_is_scikit_learns(sources):

@@ -6,11 +6,17 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 
-from zoo.errors import IntegrityError, NotFoundError, UsageError
-from zoo.registry import NewRun
+from zoo.errors import (
+    IntegrityError,
+    NotFoundError,
+    UnsafeFileError,
+    UsageError,
+    ZooError,
+)
+from zoo.registry import NewRun, layout
 from zoo.registry.records import Batch
 from zoo.registry.tables import SCHEMA
-from zoo.registry.weights import header
+from zoo.registry.weights import decode, encode, header
 
 
 def new_run(seed=0, **changes):
@@ -257,3 +263,41 @@ def test_what_succeeds_at_last_carries_no_error_of_an_earlier_attempt(registry):
     kept = publish(registry, run)
     assert registry.run(run.id).error is None
     assert header(registry.content(kept, "it"))["error"] is None
+
+
+# Weights as bytes
+
+
+def test_weights_must_be_finite_in_their_own_type():
+    large = {"w": torch.tensor([1e300], dtype=torch.float64), "n": torch.tensor([1 << 62])}
+    small = {"w": torch.tensor([448.0, -448.0]).to(torch.float8_e4m3fn)}
+    for plain in (large, small):
+        found = decode(encode(plain, {}, "run"))
+        assert all(torch.equal(found[name].double(), x.double()) for name, x in plain.items())
+    for kind in (torch.float8_e5m2, torch.float16, torch.float64):
+        bad = {"w": torch.tensor([1.0, torch.nan, torch.inf]).to(kind)}
+        with pytest.raises(ZooError, match="run: weights must be finite, however 2 of 3 values"):
+            encode(bad, {}, "run")
+        assert len(decode(encode(bad, {}, "run", finite=False))["w"]) == 3
+
+
+def test_names_that_share_memory_are_written_in_full():
+    shared = torch.arange(6.0)
+    tied = {"a": shared, "b": shared, "c": shared[2:], "d": shared.view(2, 3)}
+    found = decode(encode(tied, {}, "run"))
+    assert all(torch.equal(found[name], value) for name, value in tied.items())
+
+
+def test_tensors_are_aligned_whatever_the_card_takes():
+    for length in range(9):
+        data = encode(state(), {"note": "x" * length}, "run")
+        assert int.from_bytes(data[:8], "little") % 8 == 0
+        assert header(data) == {"note": "x" * length}
+
+
+def test_what_could_not_be_read_back_is_not_written(monkeypatch):
+    with pytest.raises(UnsafeFileError, match="run: is not sound safetensors: it is cut short"):
+        decode(b"short", "run")
+    monkeypatch.setattr(layout, "MOST_TENSORS", 1)
+    with pytest.raises(UnsafeFileError, match="run: is not sound safetensors: at most 1 tensors"):
+        encode(state(), {}, "run")

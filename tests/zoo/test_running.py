@@ -94,6 +94,15 @@ def test_swa_is_torchs_mean_of_the_epochs_after_its_beginning():
     assert [ema.n_averaged.item() for ema in theirs] == [6, 4, 1]
 
 
+@pytest.mark.parametrize(("share", "epochs"), [(0.7, 90), (0.58, 50), (0.29, 100), (0.07, 100)])
+def test_swa_begins_after_its_share_of_the_epochs_whatever_it_rounds_to(share, epochs):
+    stacked, average = stack(built()), Running("swa", stack(built()), 0)
+    config = settings(keep={"swa": share}, train={"epochs": epochs})
+    for epoch in range(1, epochs + 1):
+        average.after_epoch(stacked, [epoch] * MEMBERS, [config] * MEMBERS)
+    assert average.count_K.tolist() == [epochs - round(share * epochs)] * MEMBERS
+
+
 @pytest.mark.parametrize("length", [2, 3, 20])
 def test_lawa_is_the_mean_of_the_latest_epochs(length):
     modules = built()
