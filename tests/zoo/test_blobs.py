@@ -132,7 +132,7 @@ def test_what_was_written_is_read_back_from_the_disk_and_not_from_memory(tmp_pat
 
 def test_a_new_folder_survives_a_loss_of_power_as_the_file_in_it_does(tmp_path, monkeypatch):
     flushed = []
-    monkeypatch.setattr("zoo.registry.blobs._sync_folder", flushed.append)
+    monkeypatch.setattr("zoo.registry.blobs.sync_folder", flushed.append)
     blobs = LocalBlobs(tmp_path)
     inner = blobs.path(blobs.put(DATA)).parent
     assert flushed == [tmp_path, inner]
