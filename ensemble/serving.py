@@ -295,7 +295,7 @@ class _Writer:
             else:
                 self._append(frame)
         except OSError as error:
-            fault = f"{self.path}: cannot be written: {error.strerror or error}"
+            fault = f"{self.path}: cannot be written: {error.strerror or error}; name another place"
             raise OptionError(fault) from error
         self.begun = True
 

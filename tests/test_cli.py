@@ -333,6 +333,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(zoo, tmp_path, arguments, file
     [
         (["list", "iris-mpl"], "did you mean 'iris-mlp'"),
         (["show", "iris-mlp"], "must name one run, however it names 2"),
+        (["show", "iris-mlp"], "or their best, as NAME@best"),
+        (["export", "iris-mlp@best", "-o", "model.h5"], "however this ends in .h5"),
         (["ensemble", "nobody", "--mode", "weights"], "no run matches 'nobody'"),
         (["ensemble", "--mode", "weights", "--method", "unifrom"], "did you mean 'uniform'"),
         (
@@ -367,6 +369,7 @@ def test_members_of_other_data_or_shape_are_refused(zoo):
     zoo("train-many", "--data", "iris", "--name", "wide", "--set", "model.hidden=[8]", *QUICK)
     other = zoo("ensemble", "iris-mlp", "wine-mlp", "--mode", "predictions", code=2)
     assert "members must share their data and test rows" in other.stderr
+    assert "alcohol" not in other.stderr  # the names of the data say enough
     shapes = zoo("ensemble", "iris-mlp", "wide", "--mode", "weights", code=2)
     assert "model.hidden is [8] in wide/seed=0 and [64, 64] in iris-mlp/seed=0" in shapes.stderr
     zoo("ensemble", "iris-mlp", "wide", "--mode", "predictions", "--save", "mixed")
