@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -238,6 +239,23 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(zoo, tmp_path):
     assert "30 test rows for the first; each member trains on rows of its own" in folds
     assert [row["run"] for row in listed] == ["iris-mlp/seed=0", "iris-mlp/seed=1"]
     assert not list(tmp_path.iterdir())
+
+
+def test_the_help_fits_a_terminal_and_its_examples_work(zoo, tmp_path):
+    rows = "".join(f"{i},{i * 37 % 80}\n" for i in range(60))
+    (tmp_path / "houses.csv").write_text(f"area,price\n{rows}")
+    overview = zoo("--help").stdout
+    assert "..." not in overview.partition("\n")[2]
+    examples = re.findall(r"^  zoo (.+?)(?: {3,}.*)?$", overview, re.MULTILINE)
+    for command in ("train-many", "ensemble", "compare", "predict", "export"):
+        told = zoo(command, "--help").stdout
+        assert max(map(len, told.splitlines())) <= 80
+        examples += re.findall(r"^  zoo (.+)$", told, re.MULTILINE)
+    assert len(examples) == 11
+    for example in examples:
+        zoo(*example.split(), *(QUICK if example.startswith("train-many") else ()))
+    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "best.safetensors").exists()
 
 
 def bad(*arguments: str, says: str, files: dict[str, str] | None = None, code: int = 2):
