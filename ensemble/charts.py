@@ -126,8 +126,8 @@ def growth_plot(comparison: Comparison) -> Plot:
         title=f"Pools of 1 to {sizes[-1].members} members",
         says=f"Pools of one member have {metric} {figure(base)} on average, the pool of all "
         f"{sizes[-1].members} has {figure(sizes[-1].value)}.",
-        note="The mean over several choices of as many members. Band: 95 % interval of the change "
-        "from one member.",
+        note="The mean over several choices of as many members. Band: 95 % interval of the gain "
+        "over one member.",
         shapes=shapes,
         columns=["members", metric, "change [95 % interval]"],
         rows=[
