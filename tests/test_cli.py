@@ -241,6 +241,12 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(zoo, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_option_that_is_a_setting_is_told_how_it_is_set(zoo):
+    told = zoo("train-many", "--data", "digits", "--epochs", "10", code=2).stderr
+    assert "No such option '--epochs'" in told
+    assert "Did you mean --set train.epochs=?" in told
+
+
 def test_the_help_fits_a_terminal_and_its_examples_work(zoo, tmp_path):
     rows = "".join(f"{i},{i * 37 % 80}\n" for i in range(60))
     (tmp_path / "houses.csv").write_text(f"area,price\n{rows}")

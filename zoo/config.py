@@ -220,8 +220,8 @@ def _explain(detail: Any) -> str:
         case "extra_forbidden":
             word, known = str(detail["loc"][-1]), _keys(detail["loc"][:-1])
             near = bool(get_close_matches(word, known, cutoff=0.85))
-            places = [] if near else [place for place in _places(word) if place != key]
-            meant = f"; did you mean {' or '.join(places)}?" if places else nearest(word, known)
+            others = [] if near else [place for place in places(word) if place != key]
+            meant = f"; did you mean {' or '.join(others)}?" if others else nearest(word, known)
             return f"{key}: no such key{_owners(word, detail['loc'])}{meant}"
         case "missing":
             return f"{key}: is required" + "; --data names them" * (key in ("data", "data.ref"))
@@ -239,10 +239,10 @@ def _explain(detail: Any) -> str:
             return f"{key}: {fault}, however it is {detail['input']!r}"
 
 
-def _places(word: str) -> list[str]:
+def places(word: str) -> list[str]:
     """List the settings whose names begin so, whatever section they are in.
 
-    >>> _places("lr"), _places("epoch"), _places("hidden"), _places("lrr")
+    >>> places("lr"), places("epoch"), places("hidden"), places("lrr")
     (['optim.lr'], ['init.epoch', 'train.epochs'], ['model.hidden'], [])
     """
     from zoo import models  # as in zoo.sections
