@@ -66,9 +66,9 @@ def main() -> None:
     """Train many models at once, keep them all, make one better predictor of them.
 
     \b
-    zoo train-many --data digits --seeds 8    train 8 networks at once
-    zoo ensemble --mode predictions           pool what they predict
-    zoo compare                               is that better than the best one?
+        zoo train-many --data digits --seeds 8    train 8 networks at once
+        zoo ensemble --mode predictions           pool what they predict
+        zoo compare                               is that better than the best one?
 
     A REF names runs: a name, a glob (digits-*), a filter (digits-mlp/seed=3), @best, @top5, or
     the beginning of an identifier.

@@ -52,8 +52,8 @@ def ensemble(
     Without REFs the members are the models of the latest train-many.
 
     \b
-    zoo ensemble digits-mlp --mode predictions
-    zoo ensemble digits-mlp --mode weights
+        zoo ensemble digits-mlp --mode predictions
+        zoo ensemble digits-mlp --mode weights
     """
     from zoo.registry import Registry
     from zoo.settings import assigned
@@ -147,7 +147,7 @@ def compare(
     Without REFs: the models of the latest train-many and all that was made of them.
 
     \b
-    zoo compare digits-mlp --metric accuracy --metric nll --html report.html
+        zoo compare digits-mlp --metric accuracy --metric nll --html report.html
     """
     from ensemble.comparison import compare as compare_runs
     from ensemble.errors import OptionError
@@ -193,7 +193,7 @@ def predict(ref: str, data: Path, output: Path | None, registry: str, blobs: str
     It may be larger than the memory; predictions come in the order of its rows.
 
     \b
-    zoo predict houses-mlp@best houses.csv -o predicted.csv
+        zoo predict houses-mlp@best houses.csv -o predicted.csv
     """
     from ensemble.serving import predict_file
     from zoo.registry import Registry

@@ -62,8 +62,8 @@ def export(
     compared with what predict says before the file is there.
 
     \b
-    zoo export digits-mlp@best -o best.safetensors
-    zoo export digits-mlp -o models
+        zoo export digits-mlp@best -o best.safetensors
+        zoo export digits-mlp -o models
     """
     from ensemble.portable import ENDINGS, export_graph
     from zoo.errors import UsageError

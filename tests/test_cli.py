@@ -252,11 +252,11 @@ def test_the_help_fits_a_terminal_and_its_examples_work(zoo, tmp_path):
     (tmp_path / "houses.csv").write_text(f"area,price\n{rows}")
     overview = zoo("--help").stdout
     assert "..." not in overview.partition("\n")[2]
-    examples = re.findall(r"^  zoo (.+?)(?: {3,}.*)?$", overview, re.MULTILINE)
+    examples = re.findall(r"^ +zoo (.+?)(?: {3,}.*)?$", overview, re.MULTILINE)
     for command in ("train-many", "ensemble", "compare", "predict", "export"):
         told = zoo(command, "--help").stdout
         assert max(map(len, told.splitlines())) <= 80
-        examples += re.findall(r"^  zoo (.+)$", told, re.MULTILINE)
+        examples += re.findall(r"^ +zoo (.+)$", told, re.MULTILINE)
     assert len(examples) == 11
     for example in examples:
         zoo(*example.split(), *(QUICK if example.startswith("train-many") else ()))

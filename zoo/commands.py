@@ -131,8 +131,8 @@ def train_many(
     with their defaults.  The same command again trains only what is missing.
 
     \b
-    zoo train-many --data digits --seeds 8
-    zoo train-many --data houses.csv --target price --set optim.lr=1e-3,3e-3
+        zoo train-many --data digits --seeds 8
+        zoo train-many --data houses.csv --target price --set optim.lr=1e-3,3e-3
     """
     from zoo.config import parse
     from zoo.planning import plan
