@@ -130,7 +130,7 @@ def growth_plot(comparison: Comparison) -> Plot:
         note="The mean over several choices of as many members. Band: 95 % interval of the gain "
         "over one member.",
         shapes=shapes,
-        columns=["members", metric, "gain [95 % interval]"],
+        columns=["members", metric, "change [95 % interval]"],
         rows=[
             [
                 str(size.members),

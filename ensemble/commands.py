@@ -50,6 +50,10 @@ def ensemble(
     """Make one predictor of several models and save it into the registry.
 
     Without REFs the members are the models of the latest train-many.
+
+    \b
+        zoo ensemble digits-mlp --mode predictions
+        zoo ensemble digits-mlp --mode weights
     """
     from zoo.registry import Registry
     from zoo.settings import assigned
@@ -141,6 +145,9 @@ def compare(
     """Compare ensembles with the best single model on the test rows.
 
     Without REFs: the models of the latest train-many and all that was made of them.
+
+    \b
+        zoo compare digits-mlp --metric accuracy --metric nll --html report.html
     """
     from ensemble.comparison import compare as compare_runs
     from ensemble.errors import OptionError
@@ -184,6 +191,9 @@ def predict(ref: str, data: Path, output: Path | None, registry: str, blobs: str
 
     DATA is a table with the columns that were learnt from (the target is not needed), or images.
     It may be larger than the memory; predictions come in the order of its rows.
+
+    \b
+        zoo predict houses-mlp@best houses.csv -o predicted.csv
     """
     from ensemble.serving import predict_file
     from zoo.registry import Registry

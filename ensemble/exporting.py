@@ -57,9 +57,13 @@ def export(
 
     The files of weights are listed on standard output, one a line.
 
-    Into .onnx (needs pip install '.[onnx]') or .pt2, of torch.export, goes a program instead: from
-    raw numbers to probabilities or values, of a pool as well.  What it predicts is compared with
-    what predict says before the file is there.
+    Into .onnx (needs pip install 'zoo-ensemble[onnx]') or .pt2, of torch.export, goes a program
+    instead: from raw numbers to probabilities or values, of a pool as well.  What it predicts is
+    compared with what predict says before the file is there.
+
+    \b
+        zoo export digits-mlp@best -o best.safetensors
+        zoo export digits-mlp -o models
     """
     from ensemble.portable import ENDINGS, export_graph
     from zoo.errors import UsageError

@@ -230,7 +230,7 @@ def members(registry: Registry, refs: Sequence[str]) -> list[Run]:
     if not models:
         raise EmptyError(
             "members are finished models, and those made of others where they are named; however "
-            f"the {len(found)} runs found are none, such as {found[0].label if found else 'none'}"
+            f"none of {len(found)} is: {''.join(f'{r.label} is {r.status}' for r in found[:1])}"
         )
     return models
 

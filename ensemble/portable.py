@@ -89,7 +89,7 @@ def _need_onnx() -> None:
         if find_spec(name) is None:
             raise UsageError(
                 f"ONNX needs onnx, onnxruntime and onnxscript, however {name} is not installed; "
-                "pip install '.[onnx]'"
+                "pip install 'zoo-ensemble[onnx]'"
             )
 
 

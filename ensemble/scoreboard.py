@@ -144,7 +144,7 @@ def _pools(sizes: Sequence[Growth], metric: str) -> str:
         {
             "members": size.members,
             metric: figure(size.value),
-            "gain [95% interval]": ""
+            "change [95% interval]": ""
             if size.members == 1
             else interval(size.gain, size.low, size.high),
         }

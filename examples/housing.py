@@ -22,7 +22,7 @@ import pandas as pd
 
 from ensemble import compare
 from ensemble.serving import predictor
-from zoo import Registry, continuation, parse, plan, train_many
+from zoo import Registry, Run, continuation, parse, plan, train_many
 
 PLACES = ("sqlite:///housing/registry.db", "housing/blobs")
 AGAIN = """
@@ -53,6 +53,11 @@ def houses() -> pd.DataFrame:
     return frame.assign(price=(1000 * frame["price"]).round())
 
 
+def told(run: Run) -> str:
+    """Say what a run came to."""
+    return f"rmse {run.metrics['val_rmse']:.0f} on the validation rows"
+
+
 def main() -> None:
     """Train, save, load elsewhere, train on, keep the best."""
     frame = houses()
@@ -65,7 +70,7 @@ def main() -> None:
     }
     with Registry(*PLACES) as registry:
         (run,) = train_many(plan(parse(asked)), registry)
-        print(f"{run.label}: best epoch {run.best_epoch} of {run.epochs}, {run.metrics}")
+        print(f"{run.label}: best epoch {run.best_epoch} of {run.epochs}, {told(run)}")
         here = predictor(registry, run)(frame)["prediction"]
         there = subprocess.run(
             [sys.executable, "-c", AGAIN, *PLACES, run.id],
@@ -74,19 +79,19 @@ def main() -> None:
             check=True,
         )
         Path("elsewhere.csv").write_text(there.stdout)
-        same = pd.read_csv("elsewhere.csv", float_precision="round_trip")["prediction"].equals(here)
+        same = pd.read_csv("elsewhere.csv", dtype=str)["prediction"].astype(float).equals(here)
         again = continuation(registry, [run.id], 50, {"stop.patience": 5}, None)
         (best,) = train_many(again, registry)
-        print(f"{best.label}: best epoch {best.best_epoch} of {best.epochs}, {best.metrics}")
+        print(f"{best.label}: best epoch {best.best_epoch} of {best.epochs}, {told(best)}")
         rows = compare(registry, [best]).rows
-        told = {
+        figures = {
             "val_rmse": run.metrics["val_rmse"],
             "continued_val_rmse": best.metrics["val_rmse"],
             "test_rmse": rows[0].test,
             "deviation": float(frame["price"].std()),
             "same_in_another_process": bool(same),
         }
-    print(json.dumps(told))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

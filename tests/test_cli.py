@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -240,6 +241,29 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(zoo, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_option_that_is_a_setting_is_told_how_it_is_set(zoo):
+    told = zoo("train-many", "--data", "digits", "--epochs", "10", code=2).stderr
+    assert "No such option '--epochs'" in told
+    assert "Did you mean --set train.epochs=?" in told
+
+
+def test_the_help_fits_a_terminal_and_its_examples_work(zoo, tmp_path):
+    rows = "".join(f"{i},{i * 37 % 80}\n" for i in range(60))
+    (tmp_path / "houses.csv").write_text(f"area,price\n{rows}")
+    overview = zoo("--help").stdout
+    assert "..." not in overview.partition("\n")[2]
+    examples = re.findall(r"^ +zoo (.+?)(?: {3,}.*)?$", overview, re.MULTILINE)
+    for command in ("train-many", "ensemble", "compare", "predict", "export"):
+        told = zoo(command, "--help").stdout
+        assert max(map(len, told.splitlines())) <= 80
+        examples += re.findall(r"^ +zoo (.+)$", told, re.MULTILINE)
+    assert len(examples) == 11
+    for example in examples:
+        zoo(*example.split(), *(QUICK if example.startswith("train-many") else ()))
+    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "best.safetensors").exists()
+
+
 def bad(*arguments: str, says: str, files: dict[str, str] | None = None, code: int = 2):
     return pytest.param(arguments, files or {}, says, code, id=says)
 
@@ -257,6 +281,19 @@ def bad(*arguments: str, says: str, files: dict[str, str] | None = None, code: i
             "--data", "digits", "--set", "optim.lr=nan", says="optim.lr: should be a finite number"
         ),
         bad("--data", "digits", "--set", "optim.lr", says="--set takes KEY=VALUE"),
+        bad("--data", "digits", "--set", "optim.lr=", "0.1", says="write it without spaces"),
+        bad("--data", "digits", "--set", "model.hidden=[32,", "32]", says="into single quotes"),
+        bad("--data", "digits", "--set", "lr=1", says="lr: no such key; did you mean optim.lr?"),
+        bad("--data", "digits", "--set", "hidden=[8]", says="did you mean model.hidden?"),
+        bad("--data", "digits", "--set", "optim.epochs=1", says="did you mean train.epochs?"),
+        bad("--data", "digits", "--set", "seed=1", says="did you mean 'seeds'?"),
+        bad(
+            "--data",
+            "digits",
+            "--set",
+            "optim.momentum=0.9",
+            says="no such key of adam, but of sgd",
+        ),
         bad("--data", "digits", "--seeds", "1,1", says="seeds: a seed may be given once"),
         bad("--data", "digits", "--seeds", "-3", says="seeds: takes a count"),
         bad("--data", "digits", "--seeds", "9" * 30, says="seeds: at most 100000"),
@@ -320,6 +357,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(zoo, tmp_path, arguments, file
     [
         (["list", "iris-mpl"], "did you mean 'iris-mlp'"),
         (["show", "iris-mlp"], "must name one run, however it names 2"),
+        (["show", "iris-mlp"], "or their best, as NAME@best"),
+        (["export", "iris-mlp@best", "-o", "model.h5"], "however this ends in .h5"),
         (["ensemble", "nobody", "--mode", "weights"], "no run matches 'nobody'"),
         (["ensemble", "--mode", "weights", "--method", "unifrom"], "did you mean 'uniform'"),
         (
@@ -354,6 +393,7 @@ def test_members_of_other_data_or_shape_are_refused(zoo):
     zoo("train-many", "--data", "iris", "--name", "wide", "--set", "model.hidden=[8]", *QUICK)
     other = zoo("ensemble", "iris-mlp", "wine-mlp", "--mode", "predictions", code=2)
     assert "members must share their data and test rows" in other.stderr
+    assert "alcohol" not in other.stderr  # the names of the data say enough
     shapes = zoo("ensemble", "iris-mlp", "wide", "--mode", "weights", code=2)
     assert "model.hidden is [8] in wide/seed=0 and [64, 64] in iris-mlp/seed=0" in shapes.stderr
     zoo("ensemble", "iris-mlp", "wide", "--mode", "predictions", "--save", "mixed")

@@ -154,7 +154,7 @@ def test_members_of_other_test_rows_are_refused_with_what_differs(registry):
             trained(registry, {"ref": "iris"}, seeds=1, name="three"),
             "(folds None, fold None) and one/",
         ),
-        (trained(registry, {**data, "ref": "wine"}, seeds=1, name="four"), "has column 'alcohol'"),
+        (trained(registry, {**data, "ref": "wine"}, seeds=1, name="four"), "has data wine"),
     ):
         with pytest.raises(
             MembersError, match="members must share their data and test rows"

@@ -129,6 +129,10 @@ def train_many(
 
     Settings come from CONFIG, a TOML file, and from options, which win; zoo init prints them all
     with their defaults.  The same command again trains only what is missing.
+
+    \b
+        zoo train-many --data digits --seeds 8
+        zoo train-many --data houses.csv --target price --set optim.lr=1e-3,3e-3
     """
     from zoo.config import parse
     from zoo.planning import plan
@@ -256,7 +260,7 @@ def _write(file: Path, text: str) -> None:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(f"{text}\n")
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from None
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}; name another") from None
 
 
 @click.command("list")

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -220,8 +221,11 @@ def _explain(detail: Any) -> str:
     key = ".".join(str(part) for part in detail["loc"] if part not in OPTIMISERS)
     match detail["type"]:
         case "extra_forbidden":
-            known = _keys(detail["loc"][:-1])
-            return f"{key}: no such key{nearest(str(detail['loc'][-1]), known)}"
+            word, known = str(detail["loc"][-1]), _keys(detail["loc"][:-1])
+            near = bool(get_close_matches(word, known, cutoff=0.85))
+            others = [] if near else [place for place in places(word) if place != key]
+            meant = f"; did you mean {' or '.join(others)}?" if others else nearest(word, known)
+            return f"{key}: no such key{_owners(word, detail['loc'])}{meant}"
         case "missing":
             return f"{key}: is required" + "; --data names them" * (key in ("data", "data.ref"))
         case "union_tag_invalid":
@@ -236,6 +240,30 @@ def _explain(detail: Any) -> str:
         case _:
             fault = detail["msg"].replace("Input should", "should", 1).replace("tuple", "list")
             return f"{key}: {fault}, however it is {detail['input']!r}"
+
+
+def places(word: str) -> list[str]:
+    """List the settings whose names begin so, whatever section they are in.
+
+    >>> places("lr"), places("epoch"), places("hidden"), places("lrr")
+    (['optim.lr'], ['init.epoch', 'train.epochs'], ['model.hidden'], [])
+    """
+    from zoo import models  # as in zoo.sections
+
+    keys = [f"{name}.{key}" for name in SECTIONS if name != "also" for key in _keys((name,))]
+    keys += dict.fromkeys(f"optim.{key}" for kind in OPTIMISERS for key in _keys((kind,)))
+    keys += dict.fromkeys(
+        f"model.{key}" for name in models.BUILDERS for key in models.declared(name)
+    )
+    return [key for key in keys if key.partition(".")[2].startswith(word)][:3]
+
+
+def _owners(word: str, path: tuple[str | int, ...]) -> str:
+    """Say which other optimisers have a key that this one lacks."""
+    owners = [kind for kind in OPTIMISERS if word in _keys((kind,))]
+    if path[0] != "optim" or not owners:
+        return ""
+    return f" of {path[1]}, but of {' and '.join(owners)}"
 
 
 def _keys(path: tuple[str | int, ...]) -> list[str]:

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from zoo.curves import finite, judge, planned, tally
+from zoo.figures import short
 from zoo.registry import Run
 from zoo.render import Format, render
 
@@ -113,7 +114,7 @@ def panel(
     lines[0] += LEGEND.rjust(width - len(lines[0]))
     for row in reversed(range(HEIGHT)):
         value = low + (high - low) * row / (HEIGHT - 1)
-        figure = f"{10**value if logarithmic else value:.3g}" if row % 4 == 0 else ""
+        figure = short(10**value if logarithmic else value, 3) if row % 4 == 0 else ""
         lines.append(f"{figure:>{MARGIN}} ┤{''.join(field[row])}".rstrip())
     return "\n".join([*lines, *_axis(history, best_epoch, planned, columns)])
 

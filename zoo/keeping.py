@@ -25,7 +25,7 @@ def duration(_ctx: click.Context, _param: click.Parameter, text: str) -> float:
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only tell what would be done.")
 
 
-@click.command()
+@click.command(short_help="Check the catalogue and the digest of every file.")
 @places
 @format_option
 def verify(registry: str, blobs: str, form: Any) -> None:
@@ -51,7 +51,7 @@ def verify(registry: str, blobs: str, form: Any) -> None:
     echo(f"{told}: all sound", err=True)
 
 
-@click.command()
+@click.command(short_help="Remove files that nothing refers to.")
 @click.option(
     "--grace",
     default="1h",
@@ -85,7 +85,7 @@ def gc(grace: float, dry_run: bool, registry: str, blobs: str, form: Any) -> Non
     echo(f"{len(rows)} files, {size:,} bytes, {verb}", err=True)
 
 
-@click.command()
+@click.command(short_help="Make the catalogue anew from what the files tell.")
 @dry_run_option
 @places
 @format_option

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COLUMNS = ("name", "status", "runs", "epochs", "attempts", "owner", "last_sign")
 
 
-@click.command()
+@click.command(short_help="Tell how far runs are and who trains them.")
 @refs_argument
 @places
 @format_option

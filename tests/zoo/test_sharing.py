@@ -97,7 +97,7 @@ def test_groups_that_share_copies_are_one_and_said_to_be():
     sharing = shared(frame, split="group", group="g")
     assert any({0, 1, 2, 3} <= set(part.tolist()) for part in sharing.parts)
     assert "5 groups of 'g' share copies of rows, and became 4 that share none" in sharing.notes
-    assert any(note.startswith("1 rows repeat another row") for note in sharing.notes)
+    assert any(note.startswith("1 row repeats another row") for note in sharing.notes)
     assert sharing.notes[0].startswith("split by 'g', whose groups stay whole: ")
 
 

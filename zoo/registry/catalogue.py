@@ -123,7 +123,7 @@ class Catalogue:
         if len(found) > 1:
             raise UsageError(
                 f"{ref!r} must name one run, however it names {len(found)}; take one of them, such "
-                f"as {found[0].label} or {found[0].id}"
+                f"as {found[0].label} or {found[0].id}, or their best, as NAME@best"
             )
         return found[0]
 

@@ -249,7 +249,8 @@ def differences(one: NewRun | Run, other: NewRun | Run) -> list[tuple[str, str, 
     """Tell in what the data of two runs differ: in content, schema or, where these agree, split.
 
     Returns:
-        (what, of the one, of the other), and after the schema the first columns that differ.
+        (what, of the one, of the other), and after the schema the first columns that differ, unless
+        other data have hardly a column in common.
     """
     told: list[tuple[str, str, str]] = []
     if one.data_fingerprint != other.data_fingerprint:  # the same content may lie at two places
@@ -257,7 +258,9 @@ def differences(one: NewRun | Run, other: NewRun | Run) -> list[tuple[str, str, 
         told.append(("data", mine, theirs))
     schemas = schema(one), schema(other)
     columns = [names for _, names in schemas]
-    if columns[0] != columns[1]:
+    common = columns[0].keys() & columns[1].keys()
+    strangers = bool(told) and 2 * len(common) < min(map(len, columns))
+    if columns[0] != columns[1] and not strangers:
         mine, theirs = (f"{known} of {len(names)} columns" for known, names in schemas)
         told.append(("schema", mine, theirs))
         for name in {**columns[0], **columns[1]}:
