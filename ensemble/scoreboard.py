@@ -44,7 +44,7 @@ def comparison_text(comparison: Comparison, form: Format, width: int = 80) -> st
         return render(rows, list(rows[0]), form)
     room = max(width, 80)
     better = "higher" if comparison.direction == "max" else "lower"
-    looks = "once" if comparison.looks == 1 else f"{comparison.looks} times"
+    looks = {1: "once", 2: "twice"}.get(comparison.looks, f"{comparison.looks} times")
     head = (
         f"{comparison.data}: {comparison.metric}, {better} is better; {comparison.n_test} test "
         f"rows, looked at {looks}",

@@ -255,7 +255,7 @@ def test_looks_at_test_rows_are_counted_by_what_these_are(registry):
     other = trained(registry, {"ref": "iris", "split_seed": 1}, name="other")
     assert compare(registry, other).looks == 1
     told = comparison_text(compare(registry, other), "table")
-    assert "30 test rows, looked at 2 times" in told
+    assert "30 test rows, looked at twice" in told
 
 
 def test_a_refused_comparison_is_no_look(registry):

@@ -82,16 +82,19 @@ trust_option = click.option(
 )
 
 
-@click.command("train-many", short_help="Train many seeds and settings at once.")
-@click.argument("config", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--data", metavar="REF", help="Built-in data set, a file, or a folder of images.")
-@click.option(
+target_option = click.option(
     "--target",
     "targets",
     metavar="COLUMN",
     multiple=True,
     help="The column to predict, for a file; more than once for several.",
 )
+
+
+@click.command("train-many", short_help="Train many seeds and settings at once.")
+@click.argument("config", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--data", metavar="REF", help="Built-in data set, a file, or a folder of images.")
+@target_option
 @click.option(
     "--model",
     metavar="NAME",
@@ -225,6 +228,7 @@ def _train(planned: Any, registry: Any, where: Placing, form: Any) -> None:
 @click.command()
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--data", metavar="REF", default="digits", show_default=True, help="The data.")
+@target_option
 @click.option("--model", metavar="NAME", default="mlp", show_default=True, help="The model.")
 @click.option(
     "--schema",
@@ -232,7 +236,9 @@ def _train(planned: Any, registry: Any, where: Placing, form: Any) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the JSON Schema of such files too, by which editors complete and check them.",
 )
-def init(file: Path | None, data: str, model: str, schema: Path | None) -> None:
+def init(
+    file: Path | None, data: str, targets: Sequence[str], model: str, schema: Path | None
+) -> None:
     """Write a file of settings for train-many to FILE, or print it.
 
     It has every key, with its default, what it takes and what it means.
@@ -244,7 +250,10 @@ def init(file: Path | None, data: str, model: str, schema: Path | None) -> None:
 
     # What the user types, the user trusts.
     click.get_current_context().with_resource(trusting(*filter(is_reference, [model])))
-    text = outline(data, {"name": model, **models.options(model, {})})
+    told: dict[str, Any] = {"ref": data}
+    if targets:
+        told["target"] = targets[0] if len(targets) == 1 else list(targets)
+    text = outline(told, {"name": model, **models.options(model, {})})
     if schema is not None:
         text = f"{directive(schema, file)}\n{text}"
         _write(schema, document())

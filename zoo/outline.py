@@ -19,11 +19,11 @@ BOUNDS = {
 NOUNS = {"string": "text", "boolean": "true | false", "array": "list", "object": "table"}
 
 
-def outline(ref: str, model: Mapping[str, Any]) -> str:
+def outline(data: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     """Return a TOML file for ``train-many`` with every setting; the defaults are commented out.
 
     Args:
-        ref: the data.
+        data: what is known of the data: ``ref``, and any other settings of that section.
         model: the model's name, and its options with their values.
     """
     lines = ["# For `zoo train-many FILE`.  What is commented out is the default.", ""]
@@ -39,8 +39,9 @@ def outline(ref: str, model: Mapping[str, Any]) -> str:
         kinds = get_args(field.annotation) or (field.annotation,)
         default, *others = sorted(kinds, key=lambda kind: kind is not type(field.default))
         for key, entry in entries(section, default).items():
-            given = _pair("ref", ref) if key == "ref" else f"#{_pair(key, entry.get('default'))}"
-            lines += _line(given, _told(entry))
+            given = section == "data" and key in data
+            pair = _pair(key, data[key]) if given else f"#{_pair(key, entry.get('default'))}"
+            lines += _line(pair, _told(entry))
         for kind in others:
             pairs = [
                 _pair(key, entry.get("default")) for key, entry in entries(section, kind).items()

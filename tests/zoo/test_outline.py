@@ -20,7 +20,7 @@ def filled(text):
 
 @pytest.mark.parametrize("model", models.BUILDERS)
 def test_the_defaults_it_tells_are_the_defaults(model):
-    text = outline("digits", {"name": model, **models.options(model, {})})
+    text = outline({"ref": "digits"}, {"name": model, **models.options(model, {})})
     told = tomllib.loads(filled(text).replace('"optim.lr" = [1e-3, 3e-3]', ""))
     plain = parse({"data": {"ref": "digits"}, "model": {"name": model}})
     assert parse(told) == plain
@@ -29,7 +29,7 @@ def test_the_defaults_it_tells_are_the_defaults(model):
 
 
 def test_it_has_every_key():
-    text = outline("digits", {"name": "mlp", **models.options("mlp", {})})
+    text = outline({"ref": "digits"}, {"name": "mlp", **models.options("mlp", {})})
     sections = text.split("\n[")
     for section, field in RunConfig.model_fields.items():
         (written,) = [part for part in sections if part.startswith(f"{section}]")]
@@ -40,9 +40,12 @@ def test_it_has_every_key():
 
 def test_the_command_prints_or_writes_it_and_overwrites_nothing(tmp_path):
     run = CliRunner().invoke
-    printed = run(main, ["init", "--data", "a b.csv", "--model", "cnn"])
+    asked = ["init", "--data", "a b.csv", "--target", "price", "--model", "cnn"]
+    printed = run(main, asked)
     assert printed.exit_code == 0
-    assert tomllib.loads(printed.output)["data"] == {"ref": "a b.csv"}
+    assert tomllib.loads(printed.output)["data"] == {"ref": "a b.csv", "target": "price"}
+    several = tomllib.loads(run(main, [*asked, "--target", "rent"]).output)
+    assert several["data"]["target"] == ["price", "rent"]
     assert "#channels = [16, 32]" in printed.output
     path = tmp_path / "zoo.toml"
     assert run(main, ["init", str(path)]).exit_code == 0

@@ -41,7 +41,7 @@ def valid():
 
 @pytest.mark.parametrize("model", OURS)
 def test_the_file_of_init_is_valid_as_it_is_and_with_every_default(valid, model):
-    text = outline("digits", {"name": model, **models.options(model, {})})
+    text = outline({"ref": "digits"}, {"name": model, **models.options(model, {})})
     assert valid(tomllib.loads(text))
     assert valid(tomllib.loads(filled(text)))
 
