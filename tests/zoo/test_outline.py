@@ -52,7 +52,7 @@ def test_the_command_prints_or_writes_it_and_overwrites_nothing(tmp_path):
     before = path.read_bytes()
     again = run(main, ["init", str(path), "--model", "cnn"])
     assert again.exit_code == 2
-    assert again.output == f"Error: {path}: cannot be written: File exists\n"
+    assert again.output == f"Error: {path}: cannot be written: File exists; name another\n"
     assert path.read_bytes() == before
     assert run(main, ["train-many", str(path), "--dry-run"]).exit_code == 0
 

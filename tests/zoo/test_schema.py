@@ -104,4 +104,4 @@ def test_editors_find_it_from_the_file(tmp_path):
     assert json.loads(told.read_text()) == schema()
     assert CliRunner().invoke(main, ["init"]).output == rest
     again = CliRunner().invoke(main, asked)
-    assert again.output == f"Error: {told}: cannot be written: File exists\n"
+    assert again.output == f"Error: {told}: cannot be written: File exists; name another\n"
