@@ -190,7 +190,9 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
     registry, members, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(UsageError, match=r"onnx is not installed; pip install 'zoo-ensemble\[onnx\]'"):
+    with pytest.raises(
+        UsageError, match=r"onnx is not installed; pip install 'zoo-ensemble\[onnx\]'"
+    ):
         export_graph(registry, members[0], tmp_path / "one.onnx")
 
 
