@@ -58,7 +58,7 @@ lint: $(VENV)/test ## format, lint, types
 check: lint test
 
 bench: $(VENV)/test ## ratios against the plain PyTorch loop
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,rounds
+	$(BIN)/python -m pytest benchmarks/test_*.py --benchmark-only --benchmark-columns=min,median,rounds
 
 docs: $(VENV)/docs ## the site, in build/site; every link in it is checked
 	rm -rf build/pages build/site
