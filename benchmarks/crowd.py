@@ -43,10 +43,6 @@ def main(members: int, rows: int) -> None:
             for cores in (1, CORES):
                 torch.set_num_threads(cores)
                 took(f"mean, {cores} cores", lambda: combine(registry, runs, "predictions"))
-                took(
-                    f"greedy, {cores} cores",
-                    lambda: combine(registry, runs, "predictions", method="greedy"),
-                )
                 took(f"compare, {cores} cores", lambda: compare(registry, registry.runs()))
 
 
