@@ -13,7 +13,7 @@ from zoo.choice import threads
 from zoo.noise import Watcher
 
 MANY = 256  # rows at once
-TIMINGS = 300  # at most, of which the shortest counts
+TIMINGS = 100  # at most, of which the shortest counts
 BUDGET_S = 0.3  # after which no more timings are begun
 SETTLING_S = 0.15  # in which several models find the fastest way to predict together
 
