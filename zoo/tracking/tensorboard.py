@@ -13,6 +13,7 @@ import io
 import re
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +43,11 @@ def to_tensorboard(registry: Registry, runs: Sequence[Run], folder: str | Path) 
         UsageError: where TensorBoard is not installed, or a file cannot be written.
         UnsafeFileError: where no registry of ours has written what is said of a run.
     """
-    try:
-        import tensorboard  # noqa: F401
-    except ModuleNotFoundError:
+    if find_spec("tensorboard") is None:
         raise UsageError(
             "event files need TensorBoard, however it is not installed; "
             "pip install 'zoo-ensemble[tensorboard]'"
-        ) from None
+        )
     return [_bring_up(Path(folder) / place(run), encode(account(registry, run))) for run in runs]
 
 
