@@ -1,12 +1,11 @@
 """What makes of a recorded program one for any number of rows, with less to do for each.
 
 :func:`joined` finds the sizes that grow with the rows, :func:`split` takes out what does not need
-the rows, :func:`adding` lets products add biases, :func:`overwriting` lets operations write where
-nobody will read again, :func:`allocated` tells how much memory is needed.
+the rows, :func:`overwriting` lets operations write where nobody will read again,
+:func:`allocated` tells how much memory is needed.
 """
 
 import math
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -103,34 +102,6 @@ def split(program: Program) -> tuple[Program, Program]:
     prepared = sorted(used & known - program.constants.keys())
     first = replace(program, inputs=values, lines=before, results=prepared, rows=None)
     return pruned(first), pruned(replace(program, inputs=[rows, *prepared], lines=after, rows=rows))
-
-
-def adding(program: Program) -> Program:
-    """Let batched products add what is added to their results, such as a bias."""
-    facts, uses = program.facts, Counter(n for line in program.lines for n in line.reads())
-    uses.update(program.results)
-    products = {
-        line.targets[0]: line
-        for line in program.lines
-        if line.func is aten.bmm.default and line.pure
-    }
-    lines: list[Line] = []
-    for line in program.lines:
-        if line.func is aten.add.Tensor and line.pure and not line.kwargs:
-            for bias, product in (line.args, line.args[::-1]):
-                made = products.get(getattr(product, "number", None))
-                if (
-                    made is not None
-                    and uses[product.number] == 1
-                    and isinstance(bias, Slot)
-                    and bias.number in program.inputs
-                    and facts[product.number].layout == facts[line.targets[0] or 0].layout
-                ):
-                    lines = [other for other in lines if other is not made]
-                    line = replace(line, func=aten.baddbmm.default, args=(bias, *made.args))
-                    break
-        lines.append(line)
-    return replace(program, lines=lines)
 
 
 def overwriting(program: Program) -> Program:

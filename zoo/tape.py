@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from zoo import noise
-from zoo.passes import adding, allocated, joined, overwriting, split
+from zoo.passes import allocated, joined, overwriting, split
 from zoo.program import NotRecordableError, Operation, Replay, compiled, simplified
 
 aten = torch.ops.aten
@@ -136,7 +136,7 @@ def record_rows(
         programs.append(simplified(operations, inputs, results, fold=False))
     prepare, run = split(joined(programs[0], programs[1], counts))
     row_bytes = -(-allocated(run) // counts[0])
-    return Forward(compiled(prepare), compiled(overwriting(adding(run))), row_bytes)
+    return Forward(compiled(prepare), compiled(overwriting(run)), row_bytes)
 
 
 def _watched(
