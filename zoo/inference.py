@@ -12,7 +12,7 @@ long that measuring can pay.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from threading import Lock
@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from zoo.channels import AmongChannels, channels_last
 from zoo.engines import EVALUATION_ROWS, Prepare, as_is, portions
 from zoo.fusing import fused
 from zoo.program import NotRecordableError
 from zoo.racing import Timer, in_turns
-from zoo.sequential import channels_last
 from zoo.tape import Forward, record_rows
 
 PAYS_S = 0.1  # that the loop has taken, before anything is measured
@@ -154,7 +154,7 @@ class Inference:
         """Return the tiles, of those there could be, that compute what the modules do."""
         at_once = -(-len(self) // -(-len(self) // WIDTH))
         found = []
-        for members in sorted({1, at_once}):
+        for members in sorted({1, -(-at_once // 4), at_once}):
             with suppress(Exception):  # a user's module may raise anything
                 most = self.recorded.most_rows(members, self.prepare(x_N))
                 for rows in {min(most, portion, _whole(x_N)) for portion in PORTIONS}:
@@ -190,7 +190,7 @@ class _Recorded:
         prepared = self.prepared.get(key)
         if prepared is None:
             values = forward.prepare(*self._own(first, members))
-            prepared = self.prepared[key] = [value.contiguous() for value in values]
+            prepared = self.prepared[key] = [_laid_out(value) for value in values]
         return forward.run(x_N, *prepared)[0]
 
     def keep(self, members: set[int]) -> None:
@@ -219,10 +219,8 @@ class _Recorded:
 
     def _recorded(self, members: int, x_N: Tensor) -> Forward | None:
         counts, own = COUNTS[len(x_N) < FEW], self._own(0, members)
-        # Alone, convolutions are up to twice as fast on images with the channels last.
-        for last in (
-            (True, False) if members == 1 and x_N.ndim == 4 and not x_N.is_cuda else (False,)
-        ):
+        images = x_N.ndim == 4 and not x_N.is_cuda
+        for last in (True, False) if images else (False,):
             with suppress(Exception):  # a user's module may raise anything; a loop runs it
                 return record_rows(self._call(members, last), own, x_N, counts)
         return None
@@ -231,6 +229,7 @@ class _Recorded:
         return [value_K[first : first + members] for value_K in self.values.values()]
 
     def _call(self, members: int, last: bool) -> Callable[..., Tensor]:
+        """Return what computes so many members, of images perhaps with the channels last."""
         names, skeleton = list(self.values), self.skeleton
 
         def call(values: Sequence[Tensor], x_N: Tensor) -> Tensor:
@@ -240,14 +239,22 @@ class _Recorded:
 
         def run(*tensors: Tensor) -> Tensor:
             *values, x_N = tensors
-            if last:
-                x_N = channels_last(x_N)
             if members == 1:
-                return call([value_K[0] for value_K in values], x_N).unsqueeze(0)
-            every: Tensor = vmap(call, in_dims=(0, None))(values, x_N)
+                rows = channels_last(x_N) if last else x_N
+                return call([value_K[0] for value_K in values], rows).unsqueeze(0)
+            with AmongChannels() if last else nullcontext():
+                every: Tensor = vmap(call, in_dims=(0, None))(values, x_N)
             return every
 
         return run
+
+
+def _laid_out(value: Tensor) -> Tensor:
+    """Lay out in memory as it will be read: filters of images on a CPU with the channels last."""
+    filters = value.ndim == 4 and not value.is_cuda
+    return value.contiguous(
+        memory_format=torch.channels_last if filters else torch.contiguous_format
+    )
 
 
 def _size(x_N: Tensor) -> tuple[int, int]:

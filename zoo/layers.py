@@ -93,8 +93,7 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # the name in nn.LayerNorm
         """Return the normalised images."""
-        # In plain order: pooling of images with the channels last cannot be stacked.
-        return super().forward(input.movedim(1, -1)).movedim(-1, 1).contiguous()
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 
 class Residual(nn.Module):

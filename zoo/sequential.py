@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import noise
+from zoo.channels import channels_last
 from zoo.engines import (
     EngineName,
     Knobs,
@@ -173,11 +174,6 @@ class Sequential:
         for name, tensor in values:
             tensor.data = named[name][k]
         return module
-
-
-def channels_last(x_NCHW: Tensor) -> Tensor:
-    """Return images whose channels are the innermost axis in memory, of one channel too."""
-    return torch.empty_like(x_NCHW, memory_format=torch.channels_last).copy_(x_NCHW)
 
 
 def _default_generator(device: torch.device) -> torch.Generator:

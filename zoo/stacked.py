@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from zoo.channels import AmongChannels
 from zoo.cudagraph import Graph
 from zoo.engines import (
     EngineName,
@@ -24,6 +25,7 @@ from zoo.engines import (
     weighted_mean,
 )
 from zoo.objective import Objective
+from zoo.program import NotRecordableError
 from zoo.stack import Stack, flat
 from zoo.tape import record
 
@@ -136,7 +138,7 @@ class Stacked:
         if key not in self.programs:
             with self.recording:
                 if key not in self.programs:
-                    self.programs[key] = recorded()
+                    self.programs[key] = _among_channels(recorded)
         return self.programs[key]
 
     def _step(self, stack: Stack, knobs: list[str]) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
@@ -177,3 +179,14 @@ class Stacked:
             return outputs.float()
 
         return call
+
+
+def _among_channels(recorded: Callable[[], Program]) -> Program:
+    """Record with the members of images among their channels, if the module bears it."""
+    try:
+        with AmongChannels():
+            return recorded()
+    except NotRecordableError:
+        raise
+    except RuntimeError:  # such as of a function that asks how its images lie in memory
+        return recorded()
