@@ -1,46 +1,40 @@
 """Prints, below pytest-benchmark's own table, how the toolkit compares with its baselines."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 from tabulate import tabulate
 
-HEADERS = ["case", "contender", "engine", "seconds", "against plain", "target"]
+HEADERS = ["case", "plain loop, s", "auto, s", "ratio", "target", "taken"]
 
 
-@dataclass
-class Report:
-    """The shortest seconds of every contender of a case, and what else its line says."""
+@dataclass(frozen=True)
+class Line:
+    """The shortest seconds of the plain loop and of the toolkit."""
 
-    targets: dict[str, float] = field(default_factory=dict)
-    engines: dict[tuple[str, str], str] = field(default_factory=dict)
-    seconds: dict[tuple[str, str], float] = field(default_factory=dict)
+    case: str
+    plain: float
+    auto: float
+    taken: str
+    target: float
 
-    def ratio(self, case: str, contender: str) -> float | None:
-        """Return how many times faster than the plain loop a contender was in this session."""
-        plain, own = self.seconds.get((case, "plain")), self.seconds.get((case, contender))
-        return plain / own if plain and own else None
+    @property
+    def ratio(self) -> float:
+        """How many times faster than the plain loop the toolkit was."""
+        return self.plain / self.auto
 
-    def lines(self) -> Iterator[list[str]]:
-        """Return the lines of the table."""
-        for (case, contender), seconds in self.seconds.items():
-            ratio = self.ratio(case, contender)
-            yield [
-                case,
-                contender,
-                self.engines.get((case, contender), ""),
-                f"{seconds:.2f}",
-                f"{ratio:.2f}x" if ratio else "",
-                f">= {self.targets[case]:g}x" if contender == "auto" else "",
-            ]
+    def cells(self) -> list[str]:
+        """Return what stands in the table."""
+        seconds = f"{self.plain:.2f}", f"{self.auto:.2f}"
+        return [self.case, *seconds, f"{self.ratio:.2f}x", f">= {self.target:g}x", self.taken]
 
 
+Report = list[Line]
 REPORT = pytest.StashKey[Report]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[REPORT] = Report()
+    config.stash[REPORT] = []
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +46,7 @@ def report(request: pytest.FixtureRequest) -> Report:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    lines = list(config.stash[REPORT].lines())
+    lines = [line.cells() for line in config.stash[REPORT]]
     if lines:
         terminalreporter.section("16 members against the plain PyTorch loop, best round each")
         terminalreporter.write_line(tabulate(lines, HEADERS, disable_numparse=True))
