@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 WORKERS = 8  # at most: more would not read any faster
 MOST_HELD = 1 << 30  # bytes of whole tensors that all workers hold, where one alone takes less
+FLUSH_S = 0.02  # between two flushes to the disk
 ALIGNED = 8  # bytes: where the tensors begin
 
 Stretch: TypeAlias = Callable[[Iterator[Array], Space], Array]
@@ -102,12 +103,13 @@ def write(plan: Plan, keys: Sequence[str], metadata: Mapping[str, str], file: Bi
         with lock:
             plan.watch(size)
 
-    if plan.whole is None:
-        _run((job for key in keys for job in _jobs(plan, key)), do)
-    else:
-        room = _Room()
-        with _one_thread_each():
-            _run(iter(keys), do_whole)
+    with _flushed(descriptor):
+        if plan.whole is None:
+            _run((job for key in keys for job in _jobs(plan, key)), do)
+        else:
+            room = _Room()
+            with _one_thread_each():
+                _run(iter(keys), do_whole)
 
 
 def stream(plan: Plan, keys: Sequence[str], metadata: Mapping[str, str]) -> Iterator[bytes]:
@@ -329,6 +331,24 @@ def _one_thread_each() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _flushed(descriptor: int) -> Iterator[None]:
+    """Let the disk take what was written so far meanwhile, so that little is left for the end."""
+    stop = threading.Event()
+
+    def flush() -> None:
+        while not stop.wait(FLUSH_S):
+            os.fsync(descriptor)
+
+    with ThreadPoolExecutor(1) as pool:
+        flushing = pool.submit(flush)
+        try:
+            yield
+        finally:
+            stop.set()
+    flushing.result()  # a failure of the disk is told to one flush alone
 
 
 def _put(descriptor: int, data: Array, place: int) -> None:

@@ -1,10 +1,12 @@
 """What is wrong with files is told in a line, and then nothing was written."""
 
+import errno
 import json
 import os
 import resource
 import subprocess
 import sys
+import threading
 from collections import namedtuple
 from functools import partial
 from pathlib import Path
@@ -231,6 +233,22 @@ def test_a_disk_that_is_full_leaves_nothing(folder):
         f"Error: {folder}/out/mean.safetensors: cannot be written: File too large; make room "
         "there, or name another place\n"
     )
+    assert empty(folder)
+
+
+def test_a_disk_that_fails_one_flush_leaves_nothing(folder, monkeypatch):
+    failed, sync = threading.Event(), os.fsync
+
+    def fail_once(descriptor):  # as Linux does: a write that was lost is told once
+        if failed.is_set():
+            return sync(descriptor)
+        failed.set()
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", fail_once)
+    with pytest.raises(ZooError, match="cannot be written: Input/output error"):
+        average(folder, watch=lambda *_: failed.wait(30))
+    assert failed.is_set()
     assert empty(folder)
 
 
