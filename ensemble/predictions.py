@@ -36,8 +36,8 @@ import torch
 from torch import Tensor
 
 from ensemble.catalogue import method
-from ensemble.errors import EmptyError, EnsembleError, NonFiniteError, OptionError, listing
-from ensemble.shares import normalised
+from ensemble.errors import EmptyError, EnsembleError, NonFiniteError, listing
+from ensemble.shares import normalised, trimmed
 
 TASKS = {
     "logits_KNC": ("classification", "multilabel"),
@@ -195,9 +195,7 @@ def trimmed_mean(outputs_K: Tensor, *, trim: float = 0.2) -> Tensor:
     >>> trimmed_mean(torch.tensor([[1.0], [2.0], [4.0], [900.0]]), trim=0.25)
     tensor([3.])
     """
-    if not 0 <= trim < 0.5:
-        raise OptionError(f"trim must be at least 0 and below 0.5, however it is {trim}")
-    return _middle(outputs_K, lambda members: int(trim * members + 1e-9))  # 0.29 * 100 is 28.999…
+    return _middle(outputs_K, lambda members: trimmed(trim, members))
 
 
 def _middle(outputs_K: Tensor, cut: Callable[[int], int]) -> Tensor:
