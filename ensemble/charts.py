@@ -64,7 +64,7 @@ def intervals_plot(comparison: Comparison) -> Plot:
         shapes.append(words(NAMES - 10, y + 4, name, "label", "end"))
         told = f"{named(row, comparison)}: {figure(row.test)}"
         if row not in shown:
-            shapes += _beyond(row, x, y, told)
+            shapes += _beyond(row, x, y)
             continue
         if _ends(row) and row is not base:
             low, high = (x(base.test + end) for end in _ends(row))
@@ -278,7 +278,7 @@ def _ms(row: Row) -> float:
     return row.inference_ms_256 or 0.0
 
 
-def _beyond(row: Row, x: Scale, y: float, told: str) -> list[Shape]:
+def _beyond(row: Row, x: Scale, y: float) -> list[Shape]:
     """Point to where a candidate is that is far off, or say that it is nowhere."""
     if row.test != row.test:
         return [words(x.start + 8, y + 4, "undefined", "label small")]

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ensemble.distillation import learn
-from ensemble.errors import DivergedError
+from ensemble.distillation import learn, learnt
 from zoo.checks import build
 from zoo.data import Data
 from zoo.inference import Inference
@@ -75,16 +74,8 @@ def best_of(students: Sequence[Student]) -> Student:
     Raises:
         DivergedError: where all have diverged.
     """
-    done = [
-        (student.end.best.val_loss, place)
-        for place, student in enumerate(students)
-        if student.end.status == "finished" and student.end.best
-    ]
-    if not done:
-        raise DivergedError(
-            f"a student must learn, however all {len(students)} diverged; try a smaller optim.lr"
-        )
-    return students[min(done)[1]]
+    done = learnt([student.end for student in students])
+    return students[min(done, key=lambda each: each[1].val_loss)[0]]
 
 
 @torch.no_grad()

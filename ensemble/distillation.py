@@ -22,7 +22,7 @@ from zoo.engines import portions
 from zoo.fit import Fit
 from zoo.models import restore
 from zoo.objective import objective
-from zoo.reports import Finished, Member, Pass
+from zoo.reports import Epoch, Finished, Member, Pass
 from zoo.sections import Task
 from zoo.stack import stack
 from zoo.stacked import Stacked
@@ -168,20 +168,29 @@ def graduate(ended: Sequence[Finished], data: Data) -> Distilled:
         DivergedError: where all have diverged.
     """
     sign = 1 if data.task == "regression" else -1
-    ranked = [
-        (sign * (best.val_balanced_accuracy or best.val_metric), best.val_loss, k)
-        for k, best in enumerate(end.best for end in ended)
-        if best is not None and ended[k].status == "finished"
-    ]
-    if not ranked:
+
+    def rank(learnt: tuple[int, Epoch]) -> tuple[float, float]:
+        best = learnt[1]
+        return sign * (best.val_balanced_accuracy or best.val_metric), best.val_loss
+
+    k, best = min(learnt(ended), key=rank)
+    state = ended[k].state
+    assert state is not None
+    return Distilled(state, k, best.epoch, sum(end.epochs for end in ended), best.val_loss)
+
+
+def learnt(ended: Sequence[Finished]) -> list[tuple[int, Epoch]]:
+    """Return the places of those that were trained to their end, each with its best epoch.
+
+    Raises:
+        DivergedError: where all have diverged.
+    """
+    told = [(k, end.best) for k, end in enumerate(ended) if end.best and end.status == "finished"]
+    if not told:
         raise DivergedError(
             f"a student must learn, however all {len(ended)} diverged; try a smaller optim.lr"
         )
-    _, loss, k = min(ranked)
-    best, state = ended[k].best, ended[k].state
-    assert best is not None
-    assert state is not None
-    return Distilled(state, k, best.epoch, sum(end.epochs for end in ended), loss)
+    return told
 
 
 def _hear(ask: Ask, data: Data, device: torch.device) -> None:

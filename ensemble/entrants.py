@@ -20,10 +20,10 @@ from ensemble.entries import LABELS, crossfit
 from ensemble.errors import EmptyError
 from ensemble.heldout import Pool
 from ensemble.lanes import in_lanes, shared_out
-from ensemble.members import Bench, MembersError, PartName, alike
+from ensemble.members import ROW, Bench, PartName, alike
 from ensemble.metrics import AnyMetric
 from ensemble.pools import pool_of
-from ensemble.predictions import mean
+from ensemble.predictions import check_finite, mean
 from ensemble.snapshots import members_of
 from zoo.registry import Registry, Run
 
@@ -31,7 +31,6 @@ CELLS = 1 << 21  # numbers that models predict at once on a core, each for all r
 PORTION = 1 << 19  # and all for some rows, of which tallies make many times as many
 MADE = ("weights", "predictions", "distilled")  # kinds of runs whose epochs include their parents'
 R = TypeVar("R")
-MORE = "; leave it out, or train it anew with a smaller optim.lr"
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Entrant:
             look: is given outputs (K, n, ...), and which rows they are for.
 
         Raises:
-            MembersError: naming the model that predicts what is no number.
+            NonFiniteError: naming the models that predict what is no finite number.
         """
         parts = [getattr(self.table.own(group[0]), part) for group, _ in self.groups]
         rows = max(1, PORTION // (len(self.runs) * max(1, len(self.run.classes))))
@@ -86,7 +85,7 @@ class Entrant:
             told: dict[str, Tensor] = {}
             for (group, forward), own in zip(self.groups, parts, strict=True):
                 outputs_K = forward(own.x[here])
-                refuse_no_number(group, outputs_K, part, start)
+                check_finite(outputs_K, [run.label for run in group], ROW[part], start)
                 told |= {run.id: outputs for run, outputs in zip(group, outputs_K, strict=True)}
             return look(torch.stack([told[run.id] for run in self.runs]), here)
 
@@ -156,15 +155,16 @@ def told_alone(
         look: is given one, and what it predicts for its validation rows and for the test rows.
 
     Raises:
-        MembersError: naming the model that predicts what is no number.
+        NonFiniteError: naming the models that predict what is no finite number.
     """
     by_id = {entrant.run.id: entrant for entrant in singles}
 
     def seen(some: Sequence[Run]) -> list[R]:
         data, forward = table.own(some[0]), table.predictor(some)
         val_K, test_K = forward(data.val.x), forward(data.test.x)
-        refuse_no_number(some, val_K, "val", 0)
-        refuse_no_number(some, test_K, "test", 0)
+        labels = [run.label for run in some]
+        check_finite(val_K, labels, ROW["val"])
+        check_finite(test_K, labels, ROW["test"])
         told = zip(some, val_K[:, None], test_K[:, None], strict=True)
         return [
             look(by_id[run.id], table.pool(mean, val_1), table.pool(mean, test_1))
@@ -177,19 +177,6 @@ def told_alone(
         cells = (len(data.val.y) + len(data.test.y)) * max(1, len(data.classes))
         crowds += shared_out(group, max(1, CELLS // cells))
     return chain.from_iterable(in_lanes(seen, crowds))
-
-
-def refuse_no_number(runs: Sequence[Run], outputs_K: Tensor, part: str, first: int) -> None:
-    """Refuse predictions that are NaN or infinite, naming the model and the row."""
-    for run, outputs in zip(runs, outputs_K, strict=True):
-        bad_N = ~outputs.reshape(len(outputs), -1).isfinite().all(dim=1)
-        if bool(bad_N.any()):
-            row = first + int(bad_N.nonzero()[0])
-            rows = {"val": "validation", "test": "test"}[part]
-            raise MembersError(
-                f"predictions must be finite numbers, however {run.label} predicts none for "
-                f"{rows} row {row}{MORE}"
-            )
 
 
 def _epochs(run: Run, known: Mapping[str, Run]) -> int:

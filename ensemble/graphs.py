@@ -16,15 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.errors import EnsembleError
-from ensemble.members import refuse_unknown_data
 from ensemble.naming import names, reordered
 from ensemble.pools import pool_of
-from ensemble.serving import restored
+from ensemble.serving import check_ready, restored
 from ensemble.snapshots import members_of, weights_of
 from zoo import terms
-from zoo.errors import NotFoundError
 from zoo.registry import Registry, Run
-from zoo.registry.checking import check_usable
 
 Input = Literal["pixels", "rows", "features"]
 PLAIN = ("numeric", "boolean", "categorical", "empty")  # kinds of columns that arithmetic prepares
@@ -54,21 +51,12 @@ def graph(registry: Registry, run: Run) -> Graph:
     """Build the module of a single or merged model, or of a pool of predictions.
 
     Raises:
-        NotFoundError: where the run, or a member, has no weights.
-        MembersError: where it was trained elsewhere, so that its data are not known.
+        MembersError: where the run, or a member, has no weights, or was trained elsewhere.
         EnsembleError: where members differ in how they prepare what is no arithmetic.
         IntegrityError, UnsafeFileError: where what is stored of them is damaged.
     """
     members = members_of(registry, run)
-    for member in members:
-        refuse_unknown_data(member)
-        check_usable(member)
-        if not member.metrics:
-            raise NotFoundError(
-                f"{member.owner} has no weights to export, however a graph needs them; it is "
-                f"{member.status}"
-            )
-    check_usable(run)
+    check_ready(run, members)
     fitted = [member.preprocessing for member in members]
     kind = _kind(fitted)
     if kind == "features" and any(one != fitted[0] for one in fitted):

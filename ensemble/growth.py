@@ -52,9 +52,7 @@ def pool_sizes(members: int) -> list[int]:
     return sorted({round(members ** (step / (SIZES - 1))) for step in range(SIZES)})
 
 
-def subset_rows(
-    outputs_K: Tensor, targets: Tensor, metric: Metric, task: str, *, seed: int = 0
-) -> Tensor:
+def subset_rows(outputs_K: Tensor, targets: Tensor, metric: Metric, task: str) -> Tensor:
     """Return the rows of a metric for pools of each size, (S, N), averaged over subsets.
 
     Args:
@@ -62,11 +60,10 @@ def subset_rows(
         targets: of the same rows, which may be a portion of all.
         metric: one that is not ``joint``.
         task: ``classification``, ``multilabel`` or ``regression``.
-        seed: of the order of the members on the circle.
     """
     count = len(outputs_K)
     guess_K = expectation(outputs_K.double(), task)
-    guess_K = guess_K[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
+    guess_K = guess_K[torch.randperm(count, generator=torch.Generator().manual_seed(0))]
     sizes = pool_sizes(count)
 
     def mean_rows(pools_K: Tensor) -> Tensor:

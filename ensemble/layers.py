@@ -1,7 +1,7 @@
 """Linear and convolutional layers of a module: which may be rescaled, and who reads them."""
 
 from collections import Counter
-from typing import TypeAlias, TypeGuard, get_args
+from typing import TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,6 @@ from torch.utils._pytree import tree_leaves
 Transposed: TypeAlias = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 Layer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | Transposed
 FORWARDS = {kind.forward for kind in get_args(Layer)}
-
-
-def is_layer(part: nn.Module) -> TypeGuard[Layer]:
-    """Tell whether a module is a linear or convolutional layer."""
-    return isinstance(part, Layer)
 
 
 def axis(layer: Layer, output: Tensor) -> int:
@@ -55,7 +50,7 @@ def left(module: nn.Module, twin: nn.Module, x_N: Tensor) -> dict[str, str]:
     }
     reasons = {}
     for name, part in module.named_modules():
-        if not is_layer(part):
+        if not isinstance(part, Layer):
             continue
         calls = gave[twin.get_submodule(name)]
         own = {kind: part._parameters.get(kind) for kind in ("weight", "bias")}

@@ -33,6 +33,7 @@ from zoo.registry.records import changed, differences
 from zoo.sections import DataConfig, ModelConfig
 
 PartName = Literal["train", "val", "test"]
+ROW = {"train": "training row", "val": "validation row", "test": "test row"}
 
 
 class MembersError(EnsembleError):
@@ -148,7 +149,7 @@ class Bench:
 
         def told(some: Sequence[Run]) -> Tensor:
             outputs_K = self.predictor(some)(_part(self.own(some[0]), name).x)
-            check_finite(outputs_K, [run.label for run in some])
+            check_finite(outputs_K, [run.label for run in some], ROW[name])
             return outputs_K
 
         crowds = [some for group in alike(missing) for some in shared_out(group)]

@@ -156,11 +156,9 @@ def horizontal(
     return replace(_scale(values, left, WIDTH - RIGHT, logarithmic), whole=whole)
 
 
-def vertical(
-    values: Sequence[float], *, height: float = HEIGHT, logarithmic: bool = False
-) -> Scale:
+def vertical(values: Sequence[float], *, logarithmic: bool = False) -> Scale:
     """Return a scale of the vertical axis, from the bottom up."""
-    return _scale(values, height - BOTTOM, TOP, logarithmic)
+    return _scale(values, HEIGHT - BOTTOM, TOP, logarithmic)
 
 
 def line(places: Sequence[tuple[float, float]], look: str, text: str = "") -> Shape:
@@ -180,9 +178,9 @@ def dot(x: float, y: float, look: str, text: str = "", r: float = 4.5) -> Shape:
     return Shape("circle", look, {"cx": x, "cy": y, "r": r}, text)
 
 
-def stroke(x1: float, y1: float, x2: float, y2: float, look: str, text: str = "") -> Shape:
+def stroke(x1: float, y1: float, x2: float, y2: float, look: str) -> Shape:
     """Return a straight line."""
-    return Shape("line", look, {"x1": x1, "y1": y1, "x2": x2, "y2": y2}, text)
+    return Shape("line", look, {"x1": x1, "y1": y1, "x2": x2, "y2": y2})
 
 
 def words(x: float, y: float, text: str, look: str = "label", anchor: str = "start") -> Shape:

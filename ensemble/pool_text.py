@@ -1,14 +1,12 @@
 """What `ensemble` prints of what it fitted to pool predictions."""
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ensemble.figures import figure
+from ensemble.pools import Pooled
+from ensemble.products import Product
 from zoo.render import render
-
-if TYPE_CHECKING:
-    from ensemble.pools import Pooled
-    from ensemble.products import Product
 
 NAMED = 20  # members whose weights are told
 CROSS_FITTED = """\
@@ -16,7 +14,7 @@ val{also}: cross-fitted, each fifth of the rows by what the
 other four give; the product is fitted on all of them"""
 
 
-def pool_json(product: "Product") -> dict[str, Any] | None:
+def pool_json(product: Product) -> dict[str, Any] | None:
     """Return what was fitted, for machines; None where nothing was."""
     made = product.pooled
     if made is None or (made.found is None and made.calibration is None):
@@ -29,7 +27,7 @@ def pool_json(product: "Product") -> dict[str, Any] | None:
     }
 
 
-def pool_lines(product: "Product", made: "Pooled") -> list[str]:
+def pool_lines(product: Product, made: Pooled) -> list[str]:
     """Tell the weights, and what a calibration changed."""
     lines = []
     if made.found is not None and "weights" in made.found:
@@ -54,7 +52,7 @@ def _worse(before: float, after: float) -> bool:
     return after > before and figure(after) != figure(before)
 
 
-def _weights(product: "Product", weights: list[float]) -> str:
+def _weights(product: Product, weights: list[float]) -> str:
     pairs = sorted(zip(weights, product.used, strict=True), key=lambda pair: -pair[0])
     told = [f"{run.label.partition('/')[2] or run.label} {weight:.2f}" for weight, run in pairs]
     more = [f"and {len(told) - NAMED} more"] if len(told) > NAMED else []

@@ -54,7 +54,7 @@ def export_graph(
     Raises:
         UsageError: where the file is there already, what ONNX takes is not installed, or the model
             is larger than such a file may be, or does things that it cannot express.
-        NotFoundError: where the run has no weights.
+        MembersError: where the run, or a member, has no weights, or was trained elsewhere.
         ZooError: where the file would predict otherwise than the registry does, or cannot be
             written; it is not there then.
     """

@@ -36,8 +36,8 @@ import torch
 from torch import Tensor
 
 from ensemble.catalogue import method
-from ensemble.errors import EmptyError, EnsembleError, NonFiniteError, OptionError, listing
-from ensemble.shares import normalised
+from ensemble.errors import EmptyError, EnsembleError, NonFiniteError, listing
+from ensemble.shares import normalised, trimmed
 
 TASKS = {
     "logits_KNC": ("classification", "multilabel"),
@@ -47,6 +47,7 @@ TASKS = {
 AXES = {2: "values (K, N)", 3: "logits (K, N, C)"}
 TIE = 1e-6  # what the mean probability weighs against the shares of votes
 PORTION = 1 << 24  # numbers that are pooled at a time
+REMEDY = "; leave it out, or train it anew with a smaller optim.lr"
 
 
 def tasks(pool: Callable[..., Tensor]) -> tuple[str, ...]:
@@ -194,9 +195,7 @@ def trimmed_mean(outputs_K: Tensor, *, trim: float = 0.2) -> Tensor:
     >>> trimmed_mean(torch.tensor([[1.0], [2.0], [4.0], [900.0]]), trim=0.25)
     tensor([3.])
     """
-    if not 0 <= trim < 0.5:
-        raise OptionError(f"trim must be at least 0 and below 0.5, however it is {trim}")
-    return _middle(outputs_K, lambda members: int(trim * members + 1e-9))  # 0.29 * 100 is 28.999…
+    return _middle(outputs_K, lambda members: trimmed(trim, members))
 
 
 def _middle(outputs_K: Tensor, cut: Callable[[int], int]) -> Tensor:
@@ -212,33 +211,39 @@ def _middle(outputs_K: Tensor, cut: Callable[[int], int]) -> Tensor:
     return log_KNC.sort(dim=0).values[kept].logsumexp(dim=0).log_softmax(dim=-1)
 
 
-def check_finite(outputs_K: Tensor, names: Sequence[str] = ()) -> None:
+def check_finite(
+    outputs_K: Tensor, names: Sequence[str] = (), row: str = "row", first: int = 0
+) -> None:
     """Refuse predictions that are not finite.
 
     Args:
         outputs_K: what members predict, (K, N) and more axes.
         names: of the members, by default their numbers.
+        row: what a row is called.
+        first: the number of the first one.
 
     Raises:
         NonFiniteError: naming the members and how many of their rows are not finite.
 
-    >>> check_finite(torch.tensor([[1.0, 2.0], [3.0, torch.nan]]), ["good", "bad"])
+    >>> check_finite(torch.tensor([[1.0, 2.0], [3.0, torch.nan]]))
     Traceback (most recent call last):
-    ensemble.errors.NonFiniteError: predictions are finite, however, they are not: member bad in \
-1 of 2 rows, first in row 1
+    ensemble.errors.NonFiniteError: predictions must be finite numbers, however, they are not: \
+member #1 in 1 of 2 rows, first in row 1
     """
     if torch.compiler.is_exporting() or bool(outputs_K.isfinite().all()):
         return  # a graph has no way to refuse
     bad = []
     for member, outputs_N in enumerate(outputs_K):
-        finite_N = outputs_N.isfinite().view(len(outputs_N), -1).all(dim=-1)
+        finite_N = outputs_N.isfinite().reshape(len(outputs_N), -1).all(dim=-1)
         if not bool(finite_N.all()):
             bad.append(
                 f"member {names[member] if names else f'#{member}'} in {int((~finite_N).sum())} of "
-                f"{len(finite_N)} rows, first in row {int(finite_N.int().argmin())}"
+                f"{len(finite_N)} rows, first in {row} {first + int(finite_N.int().argmin())}"
             )
-    if bad:
-        raise NonFiniteError(f"predictions are finite, however, they are not: {listing(bad)}")
+    raise NonFiniteError(
+        f"predictions must be finite numbers, however, they are not: {listing(bad)}"
+        f"{REMEDY if names else ''}"
+    )
 
 
 def _checked(outputs_K: Tensor, *axes: int) -> Tensor:

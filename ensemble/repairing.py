@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ensemble.errors import NonFiniteError, OptionError, listing
 from ensemble.functional import Batch, inputs_of, refuse_misfit
-from ensemble.layers import Layer, Transposed, axis, is_layer, left
+from ensemble.layers import Layer, Transposed, axis, left
 from ensemble.moments import Moments, moments
 from ensemble.recalibration import norms, recalibrate, refuse_lone_values
 from ensemble.shares import normalised
@@ -131,7 +131,7 @@ def repairer(
     refuse_misfit(module, members[:1])
     given = list(inputs_of(batches, "REPAIR needs"))
     reasons = left(module, _twin(module, members[0]), given[0][:2])
-    layers = {n: part for n, part in module.named_modules() if is_layer(part) and n not in reasons}
+    layers = {n: m for n, m in module.named_modules() if isinstance(m, Layer) and n not in reasons}
     measured_K = [
         _measure(_twin(module, state), layers, given, f"member #{k}")
         for k, state in enumerate(members if layers else ())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ensemble.catalogue import method
-from ensemble.errors import OptionError
+from ensemble.shares import trimmed
 from ensemble.sorting import network
 from ensemble.state import State, check, elementwise, leafwise, within
 
@@ -44,9 +44,7 @@ def trimmed_mean(states: Iterable[State], *, trim: float = 0.2) -> dict[str, Ten
     {'w': tensor([3.])}
     """
     members = check(states)
-    if not 0 <= trim < 0.5:
-        raise OptionError(f"trim must be at least 0 and below 0.5, however it is {trim}")
-    return _middle(members, int(trim * len(members) + 1e-9))  # 0.29 * 100 is 28.999…
+    return _middle(members, trimmed(trim, len(members)))
 
 
 def _middle(members: tuple[State, ...], cut: int) -> dict[str, Tensor]:

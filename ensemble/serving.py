@@ -124,13 +124,7 @@ def ready(
     Raises:
         MembersError, UnsafeFileError: as by :func:`predictor`.
     """
-    for member in members:
-        refuse_unknown_data(member)
-        check_usable(member)
-        if not member.metrics:
-            raise MembersError(
-                f"only trained models predict, however {member.label} is {member.status}; train it"
-            )
+    check_ready(run, members)
     groups: dict[str, list[Run]] = {}
     for member in members:
         alike = f"{model_of(member).model_dump_json()} {member.preprocessing}"
@@ -150,9 +144,25 @@ def ready(
             most |= gaps
         return torch.stack([found[member.id] for member in members]), most
 
-    check_usable(run)
     pool, everyone = pool_of(run), range(len(members))
     return Predictor(run, members, outputs, lambda told_K: pool(told_K, everyone), weights_in(run))
+
+
+def check_ready(run: Run, members: Sequence[Run]) -> None:
+    """Refuse a run that cannot predict, or whose members cannot.
+
+    Raises:
+        MembersError: where a member has no weights, or was trained elsewhere.
+        UnsafeFileError: where what the registry says of them is damaged.
+    """
+    for member in members:
+        refuse_unknown_data(member)
+        check_usable(member)
+        if not member.metrics:
+            raise MembersError(
+                f"only trained models predict, however {member.label} is {member.status}; train it"
+            )
+    check_usable(run)
 
 
 def predict_file(

@@ -43,3 +43,19 @@ def normalised(weights: Iterable[float], count: int) -> list[float]:
     shares = [number / largest for number in numbers]
     total = math.fsum(shares)
     return [share / total for share in shares]
+
+
+def whole(share: float, count: int) -> int:
+    """Return a share of a count, rounded down, by what it should be: 0.29 * 100 is 28.999….
+
+    >>> whole(0.29, 100)
+    29
+    """
+    return int(share * count + 1e-9)
+
+
+def trimmed(trim: float, members: int) -> int:
+    """Return how many members a share of them is at either end, or raise :class:`OptionError`."""
+    if not 0 <= trim < 0.5:
+        raise OptionError(f"trim must be at least 0 and below 0.5, however it is {trim}")
+    return whole(trim, members)

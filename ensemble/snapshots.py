@@ -55,7 +55,7 @@ def snapshots(registry: Registry, runs: Sequence[Run], kind: Any) -> list[Run]:
                 f"snapshots are checkpoints of training, however {run.label} has none of them; "
                 f"train it with --set {setting}=5"
             )
-        found += [_snapshot(run, checkpoint) for checkpoint in sorted(kept, key=_epoch)]
+        found += [_snapshot(run, c) for c in sorted(kept, key=lambda c: c.epoch or 0)]
     return found
 
 
@@ -126,7 +126,3 @@ def _snapshot(run: Run, checkpoint: Checkpoint) -> Snapshot:
     then = {"id": f"{run.id}:{checkpoint.kind}:{checkpoint.epoch}", "checkpoint": checkpoint}
     then |= {"metrics": checkpoint.metrics, "best_epoch": checkpoint.epoch}
     return Snapshot(**{**vars(run), **then})
-
-
-def _epoch(checkpoint: Checkpoint) -> int:
-    return checkpoint.epoch or 0

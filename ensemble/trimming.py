@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ensemble.errors import OptionError
 from ensemble.ranks import kth_largest
+from ensemble.shares import whole
 from ensemble.state import pieces
 
 Trimmed: TypeAlias = Callable[[Tensor], Tensor]
@@ -33,8 +34,8 @@ def largest(density: float, gamma: float) -> Trim:
 
     def trim(key: str, leaves: Sequence[Tensor], base: Tensor) -> Trimmed:
         count = base.numel()
-        kept = max(1, int(density * count + 1e-9))  # 0.29 * 100 is 28.999…
-        dropped = min(int(gamma * count + 1e-9), count - kept)
+        kept = max(1, whole(density, count))
+        dropped = min(whole(gamma, count), count - kept)
         least_K = kth_largest(leaves, base, dropped + kept)
         # What hardshrink leaves is strictly larger, and what equals the least is to be kept.
         below_K = least_K.nextafter(torch.zeros_like(least_K)).tolist()

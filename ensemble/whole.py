@@ -39,13 +39,7 @@ def balanced_accuracy(log_probabilities_NC: Tensor, labels_N: Tensor) -> Figure:
     """
     log_NC = checked(log_probabilities_NC, labels_N)
     there_NC = F.one_hot(labels_N.long(), log_NC.shape[1]).double()
-    found_NC = there_NC * (log_NC.argmax(dim=1) == labels_N)[:, None]
-
-    def figure(weight_SN: Tensor) -> Tensor:
-        weight_SN = weight_SN.double()
-        return _defined_mean(weight_SN @ found_NC, weight_SN @ there_NC)
-
-    return figure
+    return _mean_ratio(there_NC * (log_NC.argmax(dim=1) == labels_N)[:, None], there_NC)
 
 
 def f1(log_probabilities_NC: Tensor, labels_N: Tensor) -> Figure:
@@ -113,12 +107,7 @@ def _f1(there_NC: Tensor, predicted_NC: Tensor, *, micro: bool) -> Figure:
     both_NC, either_NC = 2 * there_NC * predicted_NC, there_NC + predicted_NC
     if micro:
         both_NC, either_NC = (cells.sum(dim=1, keepdim=True) for cells in (both_NC, either_NC))
-
-    def figure(weight_SN: Tensor) -> Tensor:
-        weight_SN = weight_SN.double()
-        return _defined_mean(weight_SN @ both_NC, weight_SN @ either_NC)
-
-    return figure
+    return _mean_ratio(both_NC, either_NC)
 
 
 def _mean_area(score_NC: Tensor, there_NC: Tensor) -> Figure:
@@ -150,6 +139,11 @@ def _area(score_N: Tensor, there_N: Tensor) -> Figure:
     return figure
 
 
-def _defined_mean(top_SC: Tensor, bottom_SC: Tensor) -> Tensor:
-    """The mean over classes of ratios, without those that are 0 / 0."""
-    return (top_SC / bottom_SC).nanmean(dim=1)
+def _mean_ratio(top_NC: Tensor, bottom_NC: Tensor) -> Figure:
+    """The mean over classes of ratios of sums over rows, without those that are 0 / 0."""
+
+    def figure(weight_SN: Tensor) -> Tensor:
+        weight_SN = weight_SN.double()
+        return ((weight_SN @ top_NC) / (weight_SN @ bottom_NC)).nanmean(dim=1)
+
+    return figure

@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 
 from cli import main
 from ensemble import combine, compare
-from ensemble.errors import EnsembleError
+from ensemble.errors import EnsembleError, NonFiniteError
 from ensemble.members import Bench, MembersError, bench
 from ensemble.metrics import METRICS, find
 from ensemble.predictions import mean
@@ -337,7 +337,8 @@ def test_predictions_that_are_no_numbers_name_the_member(registry):
     (burst,) = registry.add([new])
     registry.publish(burst.id, state, epoch=1, epochs=1, metrics={"val_loss": 1.0}, seconds=1.0)
     with pytest.raises(
-        MembersError, match=r"however burst/seed=9 predicts none for validation row \d"
+        NonFiniteError,
+        match=r"member burst/seed=9 in \d+ of \d+ rows, first in validation row \d+; leave it out",
     ):
         compare(registry, registry.runs())
     assert compare(registry, runs).looks == 2

@@ -11,7 +11,7 @@ from zoo import augment, models
 from zoo.config import RunConfig
 from zoo.data import Data, tabular
 from zoo.errors import ConfigError, DataError, first_line
-from zoo.objective import objective
+from zoo.registry.records import metric_of
 from zoo.registry.values import to_json
 from zoo.sections import ModelConfig
 from zoo.weighting import class_weights
@@ -131,7 +131,7 @@ def check(
             f"{key}: BatchNorm needs 2 rows or more at a time, however a batch of {size} in "
             f"{train.accumulate} parts has 1"
         )
-    known = ["loss", objective(data.task).metric]
+    known = ["loss", metric_of(data.task)]
     known += ["balanced_accuracy"] if data.task == "classification" else []
     for monitor in config.stop.monitors:
         if monitor.metric not in known:

@@ -15,7 +15,7 @@ from zoo.data import Data
 from zoo.errors import LostClaimError, UnreachableError, ZooError
 from zoo.fit import Fit
 from zoo.registry import Registry
-from zoo.registry.records import Batch, Outcome, finite
+from zoo.registry.records import Batch, Outcome, finite, metric_of
 from zoo.reports import Epoch, Finished, Kept, Pass
 
 FLUSH_S = 1.0  # how long anything may wait to be written with the rest
@@ -237,7 +237,7 @@ def history_row(run_id: str, epoch: Epoch) -> dict[str, Any]:
 
 def metrics_of(epoch: Epoch, task: str) -> dict[str, float]:
     """Return the figures of an epoch by which a run is listed and ranked."""
-    name = "rmse" if task == "regression" else "accuracy"
+    name = metric_of(task)
     figures = {
         "train_loss": epoch.train_loss,
         f"train_{name}": epoch.train_metric,

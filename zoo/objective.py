@@ -11,7 +11,6 @@ Axes: N sample, C class or label, T target.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch.nn.functional as F  # noqa: N812  # the name that PyTorch's documentation uses
 from torch import Tensor
@@ -29,7 +28,6 @@ class Objective:
             what each member may set for itself (``smoothing``, ``weight_C``, ``mix`` with
             ``mate_N``).
         score: outputs (N, C), targets -> scalar, mean over rows of what the metric averages.
-        metric: the metric's name: ``accuracy`` or ``rmse``.
         report: mean score over all rows -> the metric in the user's unit.
         extra: outputs (N, C), targets -> scalar, mean over the validation rows: one more metric
             that is watched, in its own unit; None where none is.
@@ -37,7 +35,6 @@ class Objective:
 
     loss: Callable[..., Tensor]
     score: Callable[[Tensor, Tensor], Tensor]
-    metric: Literal["accuracy", "rmse"]
     report: Callable[[Tensor], Tensor]
     extra: Callable[[Tensor, Tensor], Tensor] | None = None
 
@@ -66,15 +63,15 @@ def objective(task: Task, units: Units | None = None, balance_C: Tensor | None =
             (see :func:`balance`), where that is watched.
     """
     if task == "multilabel":
-        return Objective(binary_cross_entropy, subset_accuracy, "accuracy", lambda mean: mean)
+        return Objective(binary_cross_entropy, subset_accuracy, lambda mean: mean)
     if task == "classification":
         extra = None if balance_C is None else _balanced(balance_C)
-        return Objective(cross_entropy, accuracy, "accuracy", lambda mean: mean, extra)
+        return Objective(cross_entropy, accuracy, lambda mean: mean, extra)
     if units is None:
-        return Objective(squared_error, squared_error, "rmse", lambda mean: mean.sqrt())
+        return Objective(squared_error, squared_error, lambda mean: mean.sqrt())
     spread = units.spread
     score = squared_error if units.linear and len(units) == 1 else _in_unit(units, spread)
-    return Objective(squared_error, score, "rmse", lambda mean: mean.sqrt() * spread)
+    return Objective(squared_error, score, lambda mean: mean.sqrt() * spread)
 
 
 def cross_entropy(

@@ -14,7 +14,7 @@ from rich.text import Text
 from zoo.data import Data
 from zoo.figures import short
 from zoo.printable import printable
-from zoo.registry.records import UNDONE
+from zoo.registry.records import UNDONE, metric_of
 from zoo.reports import Epoch, Finished, Pass
 from zoo.sections import Task
 from zoo.training import Begun, Event, Surveyed, Teaching
@@ -87,7 +87,7 @@ class Progress:
 
     def _expect(self, task: Task, labels: dict[str, str], limits: dict[str, int]) -> None:
         """Be ready to follow models with these keys."""
-        self.metric, self.sign = ("rmse", 1) if task == "regression" else ("accuracy", -1)
+        self.metric, self.sign = metric_of(task), 1 if task == "regression" else -1
         self.labels, self.limits = labels, limits
         self.epochs, self.ended, self.best, self.resumed = {}, {}, None, None
         self.started = self.printed = time.monotonic()

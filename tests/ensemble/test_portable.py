@@ -14,11 +14,12 @@ from sklearn.datasets import load_breast_cancer
 from cli import main
 from ensemble import combine, portable
 from ensemble.graphs import graph, rows_of
+from ensemble.members import MembersError
 from ensemble.portable import export_graph
 from ensemble.serving import predictor
 from zoo import parse, plan, train_many
 from zoo.data import builtin
-from zoo.errors import NotFoundError, UsageError, ZooError
+from zoo.errors import UsageError, ZooError
 from zoo.registry import Registry
 
 METHODS = ("mean", "geometric", "vote", "median", "trimmed-mean", "stacking", "greedy")
@@ -236,7 +237,7 @@ def test_a_model_that_no_graph_expresses_is_refused(
 
 def test_a_run_without_weights_is_refused(registry, members, tmp_path):
     empty = members[0].__class__(**{**vars(members[0]), "metrics": {}, "status": "failed"})
-    with pytest.raises(NotFoundError, match=r"has no weights to export, .* it is failed"):
+    with pytest.raises(MembersError, match=r"only trained models predict, .* is failed; train"):
         export_graph(registry, empty, tmp_path / "none.pt2")
 
 

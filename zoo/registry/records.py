@@ -118,8 +118,8 @@ class Run:
 
     @property
     def metric(self) -> str:
-        """The name of the metric that is recorded in every epoch of such a task."""
-        return "rmse" if self.task == "regression" else "accuracy"
+        """The name of the metric that is recorded in every epoch."""
+        return metric_of(self.task)
 
     @property
     def watched(self) -> str:
@@ -290,6 +290,11 @@ def changed(data: "Data", run: NewRun | Run) -> list[tuple[str, str, str]]:
         ("split", run.split_hash, data.split_hash),
     ]
     return [(what, then, now) for what, then, now in told if then != now]
+
+
+def metric_of(task: str) -> str:
+    """Return the name of the metric that is recorded in every epoch of such a task."""
+    return "rmse" if task == "regression" else "accuracy"
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
