@@ -13,18 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ensemble.errors import NonFiniteError, SymmetryError, listing
 from ensemble.functional import Batch, inputs_of, refuse_misfit
 from ensemble.state import State, check
 from ensemble.symmetries import Layout, Symmetry
-from ensemble.tracing import Made, step_by_step
+from ensemble.tracing import Made, Watcher, step_by_step
 
 POSITIONS = 16_384  # samples times places in them that are looked at, at most, in all batches
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+class _Recorder(Watcher):
     """Keeps the results of operations, by their numbers."""
 
     def __init__(self, wanted: Iterable[Made]) -> None:

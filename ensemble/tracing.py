@@ -22,7 +22,16 @@ Made: TypeAlias = tuple[int, int, str]
 APPLIED = {"mm", "addmm", "bmm", "baddbmm", "convolution"}  # what applies weights
 
 
-class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    """Sees every operation that reaches the kernels."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep PyTorch from importing its compiler, a second or more, at the first operation."""
+        return False
+
+
+class Tracer(Watcher):
     """Follows axes through all that is computed while it is entered.
 
     Attributes:

@@ -1,5 +1,8 @@
 """Which units permute together is found for modules of any kind, and proved."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -244,3 +247,15 @@ def test_what_cannot_agree_is_frozen():
 
 def test_a_symmetry_is_a_plain_value():
     assert Symmetry((), {}, ()) == Symmetry((), {})
+
+
+def test_watching_a_module_does_not_import_pytorchs_compiler():
+    code = (
+        "import sys, torch; from ensemble import activations, align, symmetry\n"
+        "net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))\n"
+        "states, x = [net.state_dict()] * 2, torch.randn(9, 3)\n"
+        "found = symmetry(net, x)\n"
+        "align(states, found, activations=activations(net, states, [x], found))\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
