@@ -80,9 +80,10 @@ def _convolved(
     filters = filters.contiguous(memory_format=torch.channels_last)
     biases = _joined(bias, axes[2], members)
     if axes[0] is None and groups == 1:  # all filters on the same images
-        return func(channels_last(x_N), filters, biases, stride, padding, dilation, 1)
-    images = _images(x_N, axes[0], members)
-    return func(images, filters, biases, stride, padding, dilation, groups * members)
+        images = channels_last(x_N)
+    else:
+        images, groups = _images(x_N, axes[0], members), groups * members
+    return func(images, filters, biases, stride, padding, dilation, groups)
 
 
 def _normed(
@@ -147,4 +148,5 @@ def _first(tensor: Tensor, axis: int | None, members: int) -> Tensor:
 def _images(x_N: Tensor, axis: int | None, members: int) -> Tensor:
     """Return images (N, K C, H, W), channels last; a view where they lay so."""
     x_NKCHW = _first(x_N, axis, members).transpose(0, 1)
-    return x_NKCHW.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)
+    images = x_NKCHW.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)
+    return channels_last(images) if images.shape[1] == 1 else images

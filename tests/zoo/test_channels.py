@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoo.channels import AmongChannels
 from zoo.models import build
 
-MEMBERS, ROWS = 3, 5
+ROWS = 5
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
@@ -77,18 +77,19 @@ MODULES = {
     "fixed": Fixed,
     "fixed after": lambda: nn.Sequential(conv(4, 3), Fixed()),
     "by name": ByName,
+    "one channel": lambda: nn.Sequential(conv(1, 3), nn.MaxPool2d(2), nn.Conv2d(1, 2, 2)),
     "a network": lambda: build("resnet", {"blocks": [1, 1]}, (4, 6, 8), 3, 0),
 }
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("members", "shared"), [(3, True), (3, False), (1, False)])
 @pytest.mark.parametrize("case", MODULES)
-def test_outputs_gradients_and_statistics_are_those_of_modules_by_themselves(case, shared):
+def test_outputs_gradients_and_statistics_are_those_of_modules_by_themselves(case, members, shared):
     torch.manual_seed(0)
-    modules = [MODULES[case]() for _ in range(MEMBERS)]
+    modules = [MODULES[case]() for _ in range(members)]
     params, buffers = stack_module_state(modules)
     params = {name: value.detach().requires_grad_() for name, value in params.items()}
-    x = torch.randn(*(() if shared else (MEMBERS,)), ROWS, 4, 6, 8)
+    x = torch.randn(*(() if shared else (members,)), ROWS, 4, 6, 8)
 
     def call(own, statistics, x_N):
         return functional_call(modules[0], (own, statistics), (x_N,))
