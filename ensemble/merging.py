@@ -9,7 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,14 +23,12 @@ from ensemble.dtypes import FLOATS, NAMES, Array, decode, encode, largest
 from ensemble.elementwise import PIECE, Space
 from ensemble.errors import NonFiniteError
 from ensemble.sources import Leaf, Source
+from ensemble.workers import Room, flushed, run, worker_count
 from zoo.registry import layout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WORKERS = 8  # at most: more would not read any faster
-MOST_HELD = 1 << 30  # bytes of whole tensors that all workers hold, where one alone takes less
-FLUSH_S = 0.02  # between two flushes to the disk
 ALIGNED = 8  # bytes: where the tensors begin
 
 Stretch: TypeAlias = Callable[[Iterator[Array], Space], Array]
@@ -103,13 +101,13 @@ def write(plan: Plan, keys: Sequence[str], metadata: Mapping[str, str], file: Bi
         with lock:
             plan.watch(size)
 
-    with _flushed(descriptor):
+    with flushed(descriptor):
         if plan.whole is None:
-            _run((job for key in keys for job in _jobs(plan, key)), do)
+            run((job for key in keys for job in _jobs(plan, key)), do)
         else:
-            room = _Room()
+            room = Room()
             with _one_thread_each():
-                _run(iter(keys), do_whole)
+                run(iter(keys), do_whole)
 
 
 def stream(plan: Plan, keys: Sequence[str], metadata: Mapping[str, str]) -> Iterator[bytes]:
@@ -120,11 +118,11 @@ def stream(plan: Plan, keys: Sequence[str], metadata: Mapping[str, str]) -> Iter
     head, places = header(plan, keys, metadata)
     yield head
     ordered = sorted(keys, key=places.__getitem__)
-    room, spaces = _Room(), threading.local()
+    room, spaces = Room(), threading.local()
 
     def piece(job: Piece) -> tuple[bytes, int]:
         spaces.own = getattr(spaces, "own", None) or Space()
-        with np.errstate(all="ignore"):  # as in _run
+        with np.errstate(all="ignore"):  # as in run
             data, read = _piece(plan, *job, spaces.own)
         return data.tobytes(), read
 
@@ -138,7 +136,7 @@ def stream(plan: Plan, keys: Sequence[str], metadata: Mapping[str, str]) -> Iter
         if plan.whole is None
         else (partial(whole, key) for key in ordered)
     )
-    workers = min(WORKERS, os.cpu_count() or 1)
+    workers = worker_count()
     waiting: deque[Future[tuple[bytes, int]]] = deque()
     with ThreadPoolExecutor(workers) as pool, _one_thread_each() if plan.whole else nullcontext():
         try:
@@ -277,50 +275,6 @@ def _check_range(key: str, peak: float, kind: str) -> None:
         )
 
 
-def _run(jobs: Iterator[Job], do: Callable[[Job, Space], None]) -> None:
-    """Do all jobs by a few workers; the first failure, or an interruption, ends all of them."""
-    lock, stop = threading.Lock(), threading.Event()
-
-    def work() -> None:
-        space = Space()
-        with np.errstate(all="ignore"):  # what is not finite is found, and told with its place
-            while not stop.is_set():
-                with lock:
-                    job = next(jobs, None)
-                if job is None:
-                    return
-                do(job, space)
-
-    workers = min(WORKERS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for done in as_completed([pool.submit(work) for _ in range(workers)]):
-                done.result()
-        finally:
-            stop.set()
-
-
-class _Room:
-    """Lets workers hold tensors of so many bytes at once, or one of any size."""
-
-    def __init__(self) -> None:
-        self.held = 0
-        self.changed = threading.Condition()
-
-    @contextmanager
-    def taken(self, size: int) -> Iterator[None]:
-        """Wait for room."""
-        with self.changed:
-            self.changed.wait_for(lambda: not self.held or self.held + size <= MOST_HELD)
-            self.held += size
-        try:
-            yield
-        finally:
-            with self.changed:
-                self.held -= size
-                self.changed.notify_all()
-
-
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Let PyTorch compute in the workers alone, as many as there are cores."""
@@ -331,24 +285,6 @@ def _one_thread_each() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _flushed(descriptor: int) -> Iterator[None]:
-    """Let the disk take what was written so far meanwhile, so that little is left for the end."""
-    stop = threading.Event()
-
-    def flush() -> None:
-        while not stop.wait(FLUSH_S):
-            os.fsync(descriptor)
-
-    with ThreadPoolExecutor(1) as pool:
-        flushing = pool.submit(flush)
-        try:
-            yield
-        finally:
-            stop.set()
-    flushing.result()  # a failure of the disk is told to one flush alone
 
 
 def _put(descriptor: int, data: Array, place: int) -> None:

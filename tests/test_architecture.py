@@ -50,7 +50,7 @@ KNOWS_ZOO = {
     "text",
     "commands",
 }
-KNOWS_NUMPY = {"dtypes", "elementwise"}
+KNOWS_NUMPY = {"dtypes", "elementwise", "workers"}
 LIBRARIES = {  # that arithmetic is left to
     "matching": {"scipy"},
     "blending": {"scipy"},

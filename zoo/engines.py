@@ -17,9 +17,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from zoo.memory import Footprint
 from zoo.stack import Stack
 
-EVALUATION_ROWS = 512  # at a time, so that their activations stay in the cache
+EVALUATION_ROWS = 512  # at a time, at most
+LEAST_ROWS = 8  # at a time, whatever they take
+CACHED = 1 << 26  # bytes of what all operations on the rows at a time make: more leave the caches
 EngineName = Literal["stacked", "sequential"]
 Precision = Literal["float32", "bfloat16"]
 Knobs = Mapping[str, Tensor]
@@ -83,8 +86,27 @@ class Engine(Protocol):
 
 
 def portions(x_N: Tensor, most: int = EVALUATION_ROWS) -> tuple[Tensor, ...]:
-    """Cut rows into nearly equal portions, by default such that activations stay in the cache."""
+    """Cut rows into nearly equal portions."""
     return x_N.tensor_split(max(1, -(-len(x_N) // most)))
+
+
+def row_bytes(module: nn.Module, x_N: Tensor) -> int:
+    """Return what the operations on each row make, of a module in evaluation mode on a CPU."""
+    if x_N.is_cuda:
+        return 0
+    made = Footprint()
+    with torch.no_grad(), made:
+        module(x_N)
+    return made.bytes // max(1, len(x_N))
+
+
+def cached_rows(each: int) -> int:
+    """Return how many rows of so many bytes each to compute at a time.
+
+    >>> cached_rows(0), cached_rows(1 << 18), cached_rows(1 << 30)
+    (512, 256, 8)
+    """
+    return min(EVALUATION_ROWS, max(LEAST_ROWS, CACHED // max(1, each)))
 
 
 def as_is(tensor: Tensor) -> Tensor:

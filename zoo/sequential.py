@@ -15,9 +15,11 @@ from zoo.engines import (
     Precision,
     Prepare,
     as_is,
+    cached_rows,
     casting,
     for_statistics,
     portions,
+    row_bytes,
     statistics,
     weighted_mean,
 )
@@ -47,6 +49,7 @@ class Sequential:
         self.shares_generator = False
         self.rebinds: bool | None = None  # whether it replaces buffers by others; not known yet
         self.channels_last: bool | None = None  # whether images go in that way; not known yet
+        self.row_bytes: int | None = None  # what a member makes of a row; not known yet
         self.bound: WeakKeyDictionary[Stack, list[nn.Module]] = WeakKeyDictionary()
 
     def step(
@@ -86,10 +89,14 @@ class Sequential:
         """Return the outputs of every member (see :class:`~zoo.engines.Engine`)."""
         members = [member.eval() for member in self._bind(stack)]
         seed_1 = torch.zeros(1, dtype=torch.int64, device=x_N.device)
+        if self.row_bytes is None:
+            module = copy.deepcopy(self.module).eval()
+            self.row_bytes = row_bytes(module, self.prepare(x_N[:2]))
+        parts = portions(x_N, cached_rows(self.row_bytes))
         outputs_KNC = torch.cat(
             [
                 torch.stack([self._forward(member, rows, seed_1) for member in members])
-                for rows in map(self.prepare, portions(x_N))
+                for rows in map(self.prepare, parts)
             ],
             dim=1,
         )

@@ -18,9 +18,11 @@ from zoo.engines import (
     Precision,
     Prepare,
     as_is,
+    cached_rows,
     casting,
     for_statistics,
     portions,
+    row_bytes,
     statistics,
     weighted_mean,
 )
@@ -53,6 +55,7 @@ class Stacked:
         self.objective = objective
         self.precision = precision
         self.prepare = prepare
+        self.row_bytes: int | None = None  # what a member makes of a row; not known yet
         self.programs: dict[Any, Program] = {}
         self.recording = Lock()
         self.graphs: WeakKeyDictionary[Stack, dict[Any, Graph]] = WeakKeyDictionary()
@@ -82,7 +85,8 @@ class Stacked:
     def evaluate(self, stack: Stack, x_N: Tensor, *told: Tensor) -> Tensor:
         """Return every member's figures (see :class:`~zoo.engines.Engine`)."""
         measured = []
-        for x, *rest in zip(*map(portions, (x_N, *told)), strict=True):
+        most = self._rows(stack, x_N)
+        for x, *rest in zip(*(portions(each, most) for each in (x_N, *told)), strict=True):
             x = self.prepare(x)
             figures = self._forward("evaluate", self.objective.figures, stack, x, *rest)
             measured.append((len(x), torch.stack(figures)))
@@ -90,10 +94,8 @@ class Stacked:
 
     def outputs(self, stack: Stack, x_N: Tensor) -> Tensor:
         """Return the outputs of every member (see :class:`~zoo.engines.Engine`)."""
-        rows = [
-            self._forward("outputs", as_is, stack, x)[0] for x in map(self.prepare, portions(x_N))
-        ]
-        return torch.cat(rows, dim=1)
+        parts = map(self.prepare, portions(x_N, self._rows(stack, x_N)))
+        return torch.cat([self._forward("outputs", as_is, stack, x)[0] for x in parts], dim=1)
 
     def normalise(self, stack: Stack, x_N: Tensor) -> None:
         """Estimate BatchNorm's statistics anew (see :class:`~zoo.engines.Engine`)."""
@@ -108,6 +110,12 @@ class Stacked:
                 total[name].add_(trial.buffers[name], alpha=len(rows) / len(x_N))
         for name in names:
             stack.buffers[name].copy_(total[name])
+
+    def _rows(self, stack: Stack, x_N: Tensor) -> int:
+        """Return how many rows to compute at a time."""
+        if self.row_bytes is None:
+            self.row_bytes = row_bytes(self.evaluating, self.prepare(x_N[:2]))
+        return cached_rows(self.row_bytes * len(stack))
 
     def _forward(
         self, what: str, after: Callable[..., Any], stack: Stack, *rows: Tensor
