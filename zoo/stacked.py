@@ -114,7 +114,8 @@ class Stacked:
     def _rows(self, stack: Stack, x_N: Tensor) -> int:
         """Return how many rows to compute at a time."""
         if self.row_bytes is None:
-            self.row_bytes = row_bytes(self.evaluating, self.prepare(x_N[:2]))
+            with self.recording:  # which puts other tensors into the module meanwhile
+                self.row_bytes = row_bytes(self.evaluating, self.prepare(x_N[:2]))
         return cached_rows(self.row_bytes * len(stack))
 
     def _forward(

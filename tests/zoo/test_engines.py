@@ -299,6 +299,31 @@ def test_images_go_in_with_the_channels_last_unless_a_module_takes_views_of_them
     assert (60, 1, 12, 2) in seen
 
 
+def test_no_lane_computes_with_a_module_while_another_records_it():
+    net = models.build("mlp", {"hidden": [5]}, (4,), 3, 0)
+    engine, locked = Stacked(net, objective("classification")), []
+    engine.evaluating.register_forward_pre_hook(lambda *_: locked.append(engine.recording.locked()))
+    x_KN, y_KN = batch(1, 8, (4,))
+    with torch.no_grad():
+        engine.evaluate(stack([net]), x_KN[0], y_KN[0])
+    assert len(locked) >= 2  # what a row takes, and the program
+    assert all(locked)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rows_that_take_much_are_evaluated_by_few_at_a_time(engine, monkeypatch):
+    modules, _, _, task = prepared("cnn")
+    x_KN, y_KN = batch(1, 40, CASES["cnn"][2])
+    engine, seen = engine(modules[0], objective(task)), []
+    engine.prepare = lambda x_N: seen.append(len(x_N)) or x_N
+    monkeypatch.setattr("zoo.engines.CACHED", 20_000)
+    with torch.no_grad():
+        loss_K = engine.evaluate(stack(modules), x_KN[0], y_KN[0])[0]
+        losses = [figures(module.eval()(x_KN[0]), y_KN[0], task)[0] for module in modules]
+    assert set(seen) == {2, 8}  # what a row takes, and no fewer than 8 at a time
+    torch.testing.assert_close(loss_K, torch.stack(losses), **CLOSE)
+
+
 def test_a_buffer_that_is_replaced_is_the_members_from_then_on():
     modules, x_KN, y_KN = custom(Rebinding)
     engine, stacked = Sequential(modules[0], objective("classification")), stack(modules)
