@@ -209,7 +209,8 @@ def continue_(
 
 
 def _train(planned: Any, registry: Any, where: Placing, form: Any) -> None:
-    """Train what is planned and print what became of it."""
+    """Train what is planned, print what became of it, and say which models learnt nothing."""
+    from zoo.constant import warning
     from zoo.progress import Progress
     from zoo.render import LISTED, describe, render
     from zoo.training import train_many
@@ -217,6 +218,8 @@ def _train(planned: Any, registry: Any, where: Placing, form: Any) -> None:
     with where.options() as options, Progress() as progress:
         runs = train_many(planned, registry, watch=progress, **options)
     echo(render([describe(run) for run in runs], LISTED, form))
+    if warned := warning(planned, runs):
+        echo(warned, err=True)
     failed = [run for run in runs if run.status != "finished"]
     if failed:
         raise RunsFailedError(
