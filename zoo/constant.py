@@ -109,5 +109,6 @@ def warning(plan: Plan, runs: Sequence[Run]) -> str:
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     return (
         f"{len(found)} of {len(runs)} models {'is' if len(found) == 1 else 'are'} no better than "
-        f"always predicting {SAME[plan.data.task]}: {named}{more}; {REMEDY}"
+        f"always predicting {SAME[plan.data.task]}: {named}{more}; {REMEDY}, or train for more "
+        "epochs"
     )

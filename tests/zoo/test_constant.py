@@ -35,7 +35,8 @@ def test_a_hopeless_learning_rate_is_told_with_its_remedy(tmp_path, ref, lr, wha
     assert {run.status for run in runs} == {"finished"}
     assert warning(planned, runs) == (
         f"3 of 3 models are no better than always predicting {what}: {ref}-mlp/seed=0, "
-        f"{ref}-mlp/seed=1, {ref}-mlp/seed=2; try another optim.lr or a larger model"
+        f"{ref}-mlp/seed=1, {ref}-mlp/seed=2; try another optim.lr or a larger model, or "
+        "train for more epochs"
     )
 
 
