@@ -11,6 +11,8 @@ import termios
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from zoo.printable import wrapped
@@ -71,6 +73,20 @@ def test_a_training_and_its_list_fit_80_columns(zoo):
         assert max(map(len, lines)) <= 80, printed
     names = {line.split()[0] for line in zoo("list", terminal=False).splitlines()[2:]}
     assert f"{LONG}/optim.lr=0.001,model.hidden=[8,8],seed=0" in names
+
+
+def test_predictions_have_six_digits_for_people_and_all_for_programs(zoo, tmp_path):
+    x_N2 = np.random.default_rng(0).normal(size=(60, 2))
+    table = pd.DataFrame(x_N2, columns=["a", "b"]).assign(y=3e6 + 1e3 * x_N2[:, 0])
+    table.to_csv(tmp_path / "t.csv", index=False)
+    path = str(tmp_path / "t.csv")
+    zoo("train-many", "--data", path, "--target", "y", "--seeds", "1", "--set", "train.epochs=2")
+    predict = ("predict", "t-mlp", path)
+    shown = [line for line in zoo(*predict).splitlines() if re.fullmatch(r"[\d.]+", line)]
+    piped = zoo(*predict, terminal=False).splitlines()[1:]
+    assert len(shown) == len(piped) == 60
+    assert shown == [f"{float(line):.0f}" for line in piped]
+    assert any(len(line) > 10 for line in piped)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
