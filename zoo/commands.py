@@ -59,6 +59,9 @@ def places(command: Any) -> Any:
 
 
 refs_argument = click.argument("refs", nargs=-1, metavar="[REF]...", shell_complete=complete_ref)
+required_refs_argument = click.argument(
+    "refs", nargs=-1, required=True, metavar="REF...", shell_complete=complete_ref
+)
 format_option = click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True
 )
@@ -175,7 +178,7 @@ def train_many(
 
 
 @click.command("continue", short_help="Train finished models on.")
-@click.argument("refs", nargs=-1, required=True, metavar="REF...", shell_complete=complete_ref)
+@required_refs_argument
 @click.option("--epochs", type=click.IntRange(min=1), required=True, help="The most to train.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting that shall differ."
