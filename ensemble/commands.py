@@ -4,13 +4,14 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from zoo.commands import complete_ref, format_option, places, refs_argument, trust_option
-from zoo.printable import echo
+from zoo.printable import echo, terminal_width
 
 
 @click.command(short_help="Make one predictor of several models.")
@@ -190,7 +191,8 @@ def predict(ref: str, data: Path, output: Path | None, registry: str, blobs: str
     """Predict the rows of DATA by a model, an average or a pool.
 
     DATA is a table with the columns that were learnt from (the target is not needed), or images.
-    It may be larger than the memory; predictions come in the order of its rows.
+    It may be larger than the memory; predictions come in the order of its rows. A terminal shows
+    six digits of each figure, files and pipes get all.
 
     \b
         zoo predict houses-mlp@best houses.csv -o predicted.csv
@@ -202,13 +204,24 @@ def predict(ref: str, data: Path, output: Path | None, registry: str, blobs: str
     with Registry(registry, blobs, create=False) as opened:
         for predicted, found in predict_file(opened, opened.run(ref), data, output):
             if output is None:
-                click.echo(predicted.to_csv(index=False, header=not rows), nl=False)
+                _print_csv(predicted, header=not rows)
             rows += len(predicted)
             gaps.update(found)
     told = {"missing": "are missing", "unseen": "hold values unseen in training"}
     for (column, what), count in gaps.items():
         echo(f"column {column!r}: {count} cells {told[what]}", err=True)
     echo(f"{rows} rows predicted" + (f": {output}" if output else ""), err=True)
+
+
+def _print_csv(predicted: Any, *, header: bool) -> None:
+    """Print predictions: six digits of each figure on a terminal, all of them into a pipe."""
+    from zoo.figures import short
+
+    if terminal_width() is None:
+        click.echo(predicted.to_csv(index=False, header=header), nl=False)
+    else:
+        rounded = partial(short, digits=6)
+        echo(predicted.to_csv(index=False, header=header, float_format=rounded).rstrip("\n"))
 
 
 @click.command()

@@ -6,13 +6,12 @@ from typing import Any
 
 import click
 
-from zoo.commands import places
-from zoo.exchange.commands import refs_argument
+from zoo.commands import places, required_refs_argument
 from zoo.printable import echo
 
 
 @click.command(short_help="Write models as files for others.")
-@refs_argument
+@required_refs_argument
 @click.option(
     "-o",
     "--output",

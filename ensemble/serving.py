@@ -230,7 +230,7 @@ def restored(run: Run, state: State) -> nn.Module:
     fitted, model = run.preprocessing, model_of(run)
     shape = tuple(fitted["shape"]) if fitted["kind"] == "images" else (len(fitted["features"]),)
     count = len(run.classes) or len(fitted["target"]["names"])
-    module = models.build(model.name, completed(model, fitted), shape, count, run.seed or 0)
+    module = models.build(model.name, completed(model.options, fitted), shape, count, run.seed or 0)
     models.restore(module, state)
     return module
 

@@ -151,9 +151,8 @@ def _advice(product: Product) -> list[str]:
         return []
     lines = [textwrap.fill(product.flight.sentence, 80)]
     if len(product.used) == 1 and len(product.members) > 1:
-        lines.append(
-            f"No average improved on {product.used[0].label}, so the product is that model."
-        )
+        told = f"No average improved on {product.used[0].label}, so the product is that model."
+        lines.append(textwrap.fill(told, 80, break_on_hyphens=False))
     if product.flight.verdict != "holds":
         lines.append("Without --method they are aligned; as --mode predictions they work as is.")
     return lines

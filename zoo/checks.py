@@ -48,16 +48,15 @@ def shape_key(config: RunConfig, *, of_fold: bool = True) -> tuple[object, ...]:
 
 def build(model: ModelConfig, data: Data, seed: int) -> nn.Module:
     """Build an untrained model for the data."""
-    options = completed(model, data.preprocessing)
+    options = completed(model.options, data.preprocessing)
     return models.build(model.name, options, data.shape, data.outputs, seed)
 
 
-def completed(model: ModelConfig, preprocessing: dict[str, Any]) -> dict[str, Any]:
+def completed(options: Mapping[str, Any], preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model's options; one named ``column_widths`` that is empty is found from a table."""
-    options = model.options
-    if options.get("column_widths") == [] and preprocessing["kind"] == "table":
-        options["column_widths"] = tabular.widths(preprocessing)
-    return options
+    if options.get("column_widths") == [] and preprocessing.get("kind") == "table":
+        return {**options, "column_widths": tabular.widths(preprocessing)}
+    return dict(options)
 
 
 def batch_size(config: RunConfig, data: Data) -> int:

@@ -59,6 +59,9 @@ def places(command: Any) -> Any:
 
 
 refs_argument = click.argument("refs", nargs=-1, metavar="[REF]...", shell_complete=complete_ref)
+required_refs_argument = click.argument(
+    "refs", nargs=-1, required=True, metavar="REF...", shell_complete=complete_ref
+)
 format_option = click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True
 )
@@ -175,7 +178,7 @@ def train_many(
 
 
 @click.command("continue", short_help="Train finished models on.")
-@click.argument("refs", nargs=-1, required=True, metavar="REF...", shell_complete=complete_ref)
+@required_refs_argument
 @click.option("--epochs", type=click.IntRange(min=1), required=True, help="The most to train.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting that shall differ."
@@ -209,7 +212,8 @@ def continue_(
 
 
 def _train(planned: Any, registry: Any, where: Placing, form: Any) -> None:
-    """Train what is planned and print what became of it."""
+    """Train what is planned, print what became of it, and say which models learnt nothing."""
+    from zoo.constant import warning
     from zoo.progress import Progress
     from zoo.render import LISTED, describe, render
     from zoo.training import train_many
@@ -217,6 +221,8 @@ def _train(planned: Any, registry: Any, where: Placing, form: Any) -> None:
     with where.options() as options, Progress() as progress:
         runs = train_many(planned, registry, watch=progress, **options)
     echo(render([describe(run) for run in runs], LISTED, form))
+    if warned := warning(planned, runs):
+        echo(warned, err=True)
     failed = [run for run in runs if run.status != "finished"]
     if failed:
         raise RunsFailedError(

@@ -27,6 +27,8 @@ FALL = 0.02  # relative fall of the validation loss in the last part that promis
 SIGMAS = 3.0  # standard deviations of the noise that a rise or a fall must exceed too
 PARTS = 5  # the last part is one of so many, and at least a window
 
+REMEDY = "try another optim.lr or a larger model"  # of a model that has learnt nothing
+
 Kind = Literal[
     "diverged", "too-short", "unstable", "overfitting", "still-improving", "underfitting", "healthy"
 ]
@@ -61,8 +63,8 @@ SAYINGS: dict[str, tuple[Kind, str]] = {
     ),
     "guess": (
         "underfitting",
-        "the training loss of {train_end:.4g} is that of guessing ({guess:.4g}); try another "
-        "optim.lr or a larger model",
+        "the training loss of {train_end:.4g} is no better than that of guessing ({guess:.4g}); "
+        + REMEDY,
     ),
     "level": (
         "healthy",
@@ -138,15 +140,17 @@ def verdict(
     noise = _noise(val)
     rise = _change(val_smooth[low], val_smooth[-1])
     fall = -_change(val_smooth[-1 - part], val_smooth[-1])
+    guessing = train_smooth[-1] > GUESS * guess
     if train[jump] - train[jump - 1] > JUMP * max(train[0], FLOOR):
         finding = "jump"
     elif noise > NOISY:
         finding = "noise"
     elif rise > max(RISE, SIGMAS * noise):
-        finding = "turn" if train_smooth[-1] < train_smooth[low] else "both"
+        falling = train_smooth[-1] < train_smooth[low]
+        finding = "both" if not falling else "guess" if guessing else "turn"
     elif fall > max(FALL, SIGMAS * noise):
         finding = "fall"
-    elif train_smooth[-1] > GUESS * guess:
+    elif guessing:
         finding = "guess"
     else:
         finding = "level"

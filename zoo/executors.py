@@ -140,7 +140,7 @@ class Processes:
         """Train there."""
         with TemporaryDirectory(prefix="zoo-") as folder:
             parcel = Path(folder) / "job"
-            parcel.write_bytes(pickle.dumps((job, usercode.trusted())))
+            parcel.write_bytes(packed(job))
             places = registry.url, registry.blobs.place
             cores = max(torch.get_num_threads() // self.workers, 1)
             gpus = _gpus()
@@ -195,15 +195,26 @@ class _Process:
         self.process.join()
 
 
-def serve(job: Job, places: tuple[str, str], say: Callable[[str], None], stop: Stop) -> str:
-    """Do a worker's work, wherever it is; return what was wrong, if anything.
+def packed(job: Job) -> bytes:
+    """Write a job, and what code is trusted here, for :func:`serve` in another process."""
+    return pickle.dumps((job, usercode.trusted()))
+
+
+def serve(
+    parcel: bytes, cores: int, places: tuple[str, str], say: Callable[[str], None], stop: Stop
+) -> str:
+    """Do a worker's work, in a process of its own, wherever that is; return what was wrong, if any.
 
     Args:
-        job: what to train.
+        parcel: the job, from :func:`packed`.
+        cores: how many to use.
         places: of the registry, and of its weights.
         say: passes a line on.
         stop: whether to stop.
     """
+    torch.set_num_threads(cores)
+    job, trusted = pickle.loads(parcel)
+    usercode.trust(*trusted)
 
     def watch(event: Noted | Pass) -> None:
         if isinstance(event, Noted):
@@ -243,12 +254,11 @@ def _serve(
     os.environ.update(environment)  # as it is now, and not when the first process was forked
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    torch.set_num_threads(cores)
-    job, trusted = pickle.loads(parcel.read_bytes())
-    usercode.trust(*trusted)
     with Stop("", (signal.SIGTERM,)) as stop:
         Thread(target=_obey, args=(line, stop), daemon=True).start()
-        fault = serve(job, places, lambda text: _tell(line, text, False), stop)
+        fault = serve(
+            parcel.read_bytes(), cores, places, lambda text: _tell(line, text, False), stop
+        )
     _tell(line, fault, True)
 
 

@@ -7,10 +7,10 @@ WHOLE = 9999.5, 1e7  # between these, a whole number is read sooner than a power
 def short(value: float, digits: int = 4) -> str:
     """Write a figure with so many digits at most, or whole up to ten millions.
 
-    >>> short(0.25), short(14262.7), short(2.5e9), short(-1e-5)
-    ('0.25', '14263', '2.5e+09', '-1e-05')
+    >>> short(0.25), short(14262.7), short(2.5e9), short(-1e-5), short(14262.7, 6)
+    ('0.25', '14263', '2.5e+09', '-1e-05', '14262.7')
     """
-    return f"{value:.0f}" if _is_whole(value) else f"{value:.{digits}g}"
+    return f"{value:.0f}" if _is_whole(value, digits) else f"{value:.{digits}g}"
 
 
 def figure(value: float | None, sign: str = "", beside: float = 0.0) -> str:
@@ -39,5 +39,5 @@ def figure(value: float | None, sign: str = "", beside: float = 0.0) -> str:
     return f"{value:{sign}.4f}" if abs(value) < 10 else f"{value:{sign}#.4g}".rstrip(".")
 
 
-def _is_whole(value: float) -> bool:
-    return WHOLE[0] <= abs(value) < WHOLE[1]
+def _is_whole(value: float, digits: int = 4) -> bool:
+    return max(WHOLE[0], 10.0**digits - 0.5) <= abs(value) < WHOLE[1]

@@ -1,10 +1,13 @@
-"""Text that came from outside, made harmless for a terminal.
+"""Text that came from outside, made harmless for a terminal, and no wider than that.
 
 Names, settings and messages of a registry or a file that somebody else wrote may hold sequences
 that move the cursor, recolour the screen or turn the reading order around.
 """
 
 import re
+import shutil
+import sys
+import textwrap
 
 import click
 
@@ -25,9 +28,37 @@ def printable(text: str) -> str:
     return re.sub(f"[{CONTROLS}]", "?", text)
 
 
+def terminal_width(*, err: bool = False) -> int | None:
+    """Return how many columns standard output, or error, has; None where it is no terminal."""
+    stream = sys.stderr if err else sys.stdout
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def wrapped(text: str, width: int | None) -> str:
+    """Break lines that are wider between words; names and paths stay whole.
+
+    >>> print(wrapped("  a note that is long, on digits-mlp/seed=0", 24))
+      a note that is long,
+      on digits-mlp/seed=0
+    """
+    if width is None:
+        return text
+    return "\n".join(
+        textwrap.fill(
+            line,
+            width,
+            subsequent_indent=line[: len(line) - len(line.lstrip())],
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.split("\n")
+    )
+
+
 def echo(text: str, *, err: bool = False) -> None:
-    """Print lines of which some may have come from outside."""
-    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
+    """Print lines of which some may have come from outside; on standard error they are prose."""
+    told = "\n".join(map(printable, text.split("\n")))
+    click.echo(wrapped(told, terminal_width(err=True)) if err else told, err=err)
 
 
 def escaped(json_text: str) -> str:

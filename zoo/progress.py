@@ -13,7 +13,7 @@ from rich.text import Text
 
 from zoo.data import Data
 from zoo.figures import short
-from zoo.printable import printable
+from zoo.printable import printable, wrapped
 from zoo.registry.records import UNDONE, metric_of
 from zoo.reports import Epoch, Finished, Pass
 from zoo.sections import Task
@@ -68,7 +68,8 @@ class Progress:
                 self._survey(event)
 
     def _say(self, text: str) -> None:
-        self.console.print(printable(text), soft_wrap=True)
+        width = self.console.width if self.console.is_terminal else None
+        self.console.print(wrapped(printable(text), width), soft_wrap=True)
 
     def _begin(self, event: Begun) -> None:
         data = event.plan.data

@@ -6,7 +6,6 @@ the registry, as everywhere.  The plan, with the data in it, travels to each nod
 
 import hashlib
 import os
-import pickle
 import platform
 import secrets
 import signal
@@ -19,11 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-
-from zoo import usercode
 from zoo.errors import UnreachableError, UsageError, ZooError
-from zoo.executors import Ending, Hand, oversee, serve
+from zoo.executors import Ending, Hand, oversee, packed, serve
 from zoo.interrupting import SIGNALS, Stop
 from zoo.registry import Registry
 from zoo.training import Watch
@@ -110,7 +106,7 @@ class RayCluster:
             )
         ray = self._ray
         ear = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Ear).remote()
-        parcel = ray.put(pickle.dumps((job, usercode.trusted())))
+        parcel = ray.put(packed(job))
         task = ray.remote(max_retries=0, max_calls=1)(_work).options(
             num_cpus=self.takes["CPU"],
             num_gpus=self.takes.get("GPU", 0),
@@ -215,9 +211,6 @@ def _work(parcel: bytes, where: Where, cores: int, ear: Any, number: int) -> str
             )
     with suppress(OSError):  # paths may be relative to it, where it is there too
         os.chdir(where.folder)
-    torch.set_num_threads(cores)
-    job, trusted = pickle.loads(parcel)
-    usercode.trust(*trusted)
     try:
         with Registry(where.url, where.blobs, create=False) as registry:
             registry.states.get(where.sha256, where.size, "what the command has just put there")
@@ -225,7 +218,7 @@ def _work(parcel: bytes, where: Where, cores: int, ear: Any, number: int) -> str
         return f"on {host}: the places must be the same everywhere, however {error}"
     with Stop("", SIGNALS) as stop:
         places = where.url, where.blobs
-        fault = serve(job, places, lambda text: ear.say.remote(number, text), stop)
+        fault = serve(parcel, cores, places, lambda text: ear.say.remote(number, text), stop)
     return fault and f"on {host}: {fault}"
 
 

@@ -7,14 +7,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from textwrap import fill
+from textwrap import TextWrapper, fill
 from typing import Any, Literal
 
 from tabulate import tabulate
 
 from zoo.curves import judge
 from zoo.figures import figure, short
-from zoo.printable import escaped, printable
+from zoo.printable import escaped, printable, terminal_width
 from zoo.registry import Checkpoint, Run
 from zoo.registry.records import SEVERAL, schema
 from zoo.registry.values import finite_or_null
@@ -22,16 +22,30 @@ from zoo.settings import flatten
 
 Format = Literal["table", "json", "csv", "markdown"]
 FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # how one begins, in full width too
+GAP, NARROWEST = 2, 10  # between columns; of one whose text is wrapped
 LISTED = ("run", "id", "status", "best_epoch", "val")
 
 
-def render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: Format) -> str:
+class _Breaker(TextWrapper):
+    """Breaks text between words, and a name after a hyphen, a slash or a comma."""
+
+    wordsep_simple_re = re.compile(r"(\s+|(?<=[-/,])(?=.))")
+
+
+def render(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    form: Format,
+    width: int | None = None,
+) -> str:
     """Write rows in a format.
 
     Args:
         rows: one mapping per line.
         columns: which keys to show, in this order; JSON always holds every key.
         form: ``json`` is an object with ``"schema": 1`` and ``"rows"``.
+        width: characters that lines of a table should have at most, for which text is wrapped in
+            its cells; by default those of the terminal, where standard output is one.
 
     >>> print(render([{"name": "a", "seed": 1}], ["name", "seed"], "table"))
     name      seed
@@ -46,12 +60,16 @@ def render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: Form
         lines = io.StringIO()
         csv.writer(lines, lineterminator="\n").writerows([heads, *cells])
         return lines.getvalue().rstrip("\n")
+    sides = [_side(column) for column in zip(*cells, strict=True)]
+    width = width or terminal_width()
+    if form == "table" and width is not None:
+        cells = _fitted(cells, heads, sides, width)
     text: str = tabulate(
         cells,
         headers=heads,
         tablefmt="github" if form == "markdown" else "simple",
         disable_numparse=True,  # figures keep the digits they were given
-        colalign=[_side(column) for column in zip(*cells, strict=True)] or None,
+        colalign=sides or None,
     )
     return text
 
@@ -170,3 +188,28 @@ def _side(cells: Sequence[Any]) -> str:
     """Align numbers to the right."""
     numbers = all(re.fullmatch(r"|[+-]?\d+(\.\d+)?(e[+-]?\d+)?", str(cell)) for cell in cells)
     return "right" if numbers else "left"
+
+
+def _fitted(
+    cells: Sequence[Sequence[Any]], heads: Sequence[str], sides: Sequence[str], width: int
+) -> list[list[Any]]:
+    """Wrap text in the widest columns until lines have so many characters, if they can."""
+    needed = [len(head) + GAP for head in heads]
+    widths = [
+        max(least, *(len(str(cell)) for cell in column))
+        for least, column in zip(needed, zip(*cells, strict=True), strict=False)
+    ]
+    text = [place for place, side in enumerate(sides) if side == "left"]
+    while text and sum(widths) + GAP * (len(widths) - 1) > width:
+        widest = max(text, key=widths.__getitem__)
+        if widths[widest] <= max(needed[widest], NARROWEST):
+            break
+        widths[widest] -= 1
+    breakers = [_Breaker(most, break_on_hyphens=False) for most in widths]
+    return [
+        [
+            by.fill(cell) if isinstance(cell, str) and len(cell) > by.width else cell
+            for cell, by in zip(row, breakers, strict=True)
+        ]
+        for row in cells
+    ]

@@ -110,14 +110,10 @@ def _loading(run: Run, file: str) -> str:
 
 def _model(run: Run) -> dict[str, Any] | None:
     """Return a model's name and options; what is found from a table is filled in."""
-    model = run.config.get("model")
-    if not isinstance(model, dict):
-        return None
-    if model.get("column_widths") == [] and run.preprocessing.get("kind") == "table":
-        from zoo.data import tabular
+    from zoo.checks import completed
 
-        return {**model, "column_widths": tabular.widths(run.preprocessing)}
-    return model
+    model = run.config.get("model")
+    return completed(model, run.preprocessing) if isinstance(model, dict) else None
 
 
 def _shape(fitted: Mapping[str, Any]) -> list[int] | None:

@@ -7,13 +7,10 @@ from typing import Any
 
 import click
 
-from zoo.commands import complete_ref, format_option, places
+from zoo.commands import format_option, places, required_refs_argument
 from zoo.errors import ConfigError
 from zoo.printable import echo
 
-refs_argument = click.argument(
-    "refs", nargs=-1, required=True, metavar="REF...", shell_complete=complete_ref
-)
 COPIED = ("run", "id", "outcome", "note")
 
 
@@ -102,7 +99,7 @@ def _figure(item: str) -> tuple[str, float]:
 
 
 @click.command(short_help="Copy runs into another registry.")
-@refs_argument
+@required_refs_argument
 @click.option("--to-registry", "url", metavar="URL", required=True, help="Its catalogue.")
 @click.option("--to-blobs", "place", metavar="PLACE", required=True, help="Its weights.")
 @places
