@@ -137,7 +137,7 @@ def _deliver(source: Registry, target: Registry, run: Run, checkpoint: Checkpoin
     except IntegrityError:
         data = source.content(checkpoint, run.owner)
         layout.read(data, run.owner)
-        target.receive(data)
+        target.blobs.put(data)
         target.content(checkpoint, run.owner)
 
 

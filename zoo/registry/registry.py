@@ -179,7 +179,6 @@ class Registry(Catalogue):
         error: str | None = None,
         epochs: int | None = None,
         metrics: Mapping[str, float] | None = None,
-        seconds: float | None = None,
     ) -> None:
         """End a run that publishes no weights: it failed, or is a prediction ensemble.
 
@@ -193,7 +192,6 @@ class Registry(Catalogue):
             error=error,
             epochs=epochs,
             metrics=None if metrics is None else finite(metrics),
-            seconds=seconds,
         )
         self.write(Batch(outcomes=[end]))
 
@@ -290,18 +288,10 @@ class Registry(Catalogue):
         """
         return self.blobs.get(checkpoint.sha256, checkpoint.size, owner)
 
-    def receive(self, data: bytes) -> None:
-        """Keep a checkpoint of another registry; nothing mentions it until :meth:`adopt`.
-
-        Raises:
-            ZooError: where it cannot be written.
-        """
-        self.blobs.put(data)
-
     def adopt(
         self, run: Run, checkpoints: Iterable[Checkpoint], history: Iterable[Mapping[str, Any]]
     ) -> bool:
-        """Enter an ended run of another registry, its weights received, in one transaction.
+        """Enter an ended run of another registry, whose weights are here, in one transaction.
 
         Returns:
             whether it was entered; not so where a run of that identity is here already.
