@@ -90,6 +90,10 @@ def cut(axis: Axis, start: int, stop: int) -> Axis:
 
 def reshape(axes: Sequence[Axis], shape: Sequence[int]) -> list[Axis]:
     """Follow a view in row-major order from axes to axes of other sizes."""
+    if 0 in shape:  # there is nothing in it
+        for axis in axes:
+            freeze(axis)
+        return [fresh(size, frozen=True) for size in shape]
     waiting, wanted, found = list(axes), list(shape), list[Axis]()
     while wanted or waiting:
         sources, sizes = _together(waiting, wanted)
@@ -137,9 +141,7 @@ def _factored(axis: Axis, sizes: Sequence[int]) -> list[Axis]:
         taken: list[Atom] = []
         while atoms is not None and math.prod(atom.size for atom in taken) < size:
             missing = size // math.prod(atom.size for atom in taken)
-            if not atoms or size % math.prod(atom.size for atom in taken):
-                atoms = None
-            elif missing % atoms[-1].size == 0:
+            if missing % atoms[-1].size == 0:
                 taken.insert(0, atoms.pop())
             elif atoms[-1].size % missing == 0:
                 _factor(atoms[-1], missing)

@@ -289,6 +289,8 @@ def test_one_model_trained_as_long_as_all_is_trained_once_and_stays(registry):
     again = compare(registry, runs, equal_compute=True)
     assert again.rows[-1].test == row.test
     assert len(registry.runs(["iris-mlp.longer"])) == 1
+    named = compare(registry, [*runs, longer], equal_compute=True)  # it is not shown twice
+    assert [row.name for row in named.rows] == [row.name for row in again.rows]
     assert [run.id for run in registry.latest()] == [run.id for run in runs]
 
 

@@ -10,7 +10,7 @@ to the others.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from threading import Event
 from typing import Any, Literal, TypeVar
@@ -200,8 +200,11 @@ class Fit:
         """Do the work of every lane; a single one does it here, with threads of its own inside."""
         if len(self.lanes) == 1:
             return [work(self.lanes[0])]
+        working = [pool.submit(work, lane) for lane in self.lanes]
         try:
-            return list(pool.map(work, self.lanes))
+            for done in as_completed(working):
+                done.result()
+            return [done.result() for done in working]
         except BaseException:
             self.halt.set()  # the others would go on to the end of their epoch
             raise

@@ -13,7 +13,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from ensemble.blending import convex_weights
-from ensemble.errors import NonFiniteError
+from ensemble.errors import EnsembleError, NonFiniteError
 from ensemble.predictions import pooled, weighted
 
 
@@ -125,6 +125,20 @@ def test_members_that_are_alike_or_certain_or_constant_have_weights() -> None:
     constant_N = torch.full((5,), 3.0)
     found = convex_weights(torch.tensor([[3.0] * 5, [4.0] * 5]), constant_N, "regression")
     assert found["weights"] == pytest.approx([1, 0], abs=1e-3)
+
+
+def test_a_search_that_finds_no_minimum_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scipy import optimize
+
+    search = optimize.minimize
+
+    def hasty(*args: object, **options: object) -> object:
+        return search(*args, **{**options, "options": {"maxiter": 1}})
+
+    monkeypatch.setattr(optimize, "minimize", hasty)
+    outputs_K, labels_N = case("classification", count=5, rows=80)
+    with pytest.raises(EnsembleError, match="must have a minimum of the loss, however: Iteration"):
+        convex_weights(outputs_K, labels_N, "classification")
 
 
 def test_a_member_that_predicts_infinity_is_named() -> None:

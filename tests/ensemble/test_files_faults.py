@@ -176,6 +176,7 @@ def test_other_formats_are_not_written(folder, name):
         ({"method": "weighted", "options": {"weights": [1, -1]}}, "nonnegative, however #1 is -1"),
         ({"method": "weighted", "options": {"weights": "ab"}}, "a list of 2 numbers, one per file"),
         ({"method": "greedy-soup"}, "needs 'score', which files do not hold"),
+        ({"method": "slerp", "options": {"whole": True}}, "goes tensor by tensor, however whole"),
         ({"dtype": "int8"}, "--dtype takes a float, however it is 'int8'"),
     ],
 )

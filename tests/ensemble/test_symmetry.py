@@ -190,6 +190,70 @@ class Random(nn.Module):
         return self.b(torch.relu(self.a(x))) + torch.rand(2)
 
 
+class InPlace(nn.Module):
+    """Operations that write in place, and are known by what they are without that."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.b(self.a(x).abs_().masked_fill_(torch.zeros(5, dtype=torch.bool), 1.0))
+
+
+class Telling(nn.Module):
+    """Besides a tensor of floats it returns one of integers, and what is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        out = self.b(torch.relu(self.a(x)))
+        return {"out": out, "row": torch.arange(len(x)), "note": "sure"}
+
+
+class Repeating(nn.Module):
+    """Rows that are all alike, and that no weight knows of."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        rows = torch.relu(self.a(x)).mean(0, keepdim=True).expand(7, 5)
+        return self.b(rows).mean(0)
+
+
+class Empty(nn.Module):
+    """What is empty is looked at in another shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        return self.b(h) + h[:, :0].reshape(0, 3).sum()
+
+
+@pytest.mark.parametrize("module", [InPlace, Telling, Repeating, Empty])
+def test_the_hidden_units_are_found_whatever_is_done_beside_them(module):
+    torch.manual_seed(0)
+    module, x = module(), torch.rand(4, 3)
+    found = symmetry(module, x)
+    assert (found.unknown, found.sizes) == ((), (5,))
+    units = found.axes["a.bias"][0]
+    assert found.axes["b.weight"][1] == units
+    assert [layouts[1] for layouts in found.sites.values()] == [units]
+    assert all(group is None for layouts in found.sites.values() for group, _ in layouts[0][0])
+
+
+def test_an_example_without_rows_will_do():
+    net = nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Flatten(), nn.Linear(4, 5), nn.Linear(5, 2))
+    assert symmetry(net, torch.zeros(0, 4)).sizes == (5,)
+
+
 def test_a_specification_that_does_not_hold_is_refused():
     with pytest.raises(SymmetryError, match=r"change the output by .*; merge without alignment"):
         symmetry(Random(), torch.rand(2, 3))
@@ -235,6 +299,54 @@ def test_concatenated_axes_are_read_piece_by_piece():
     assert resolve(cut(reader, 3, 7)) == resolve(b)
     assert sizes(cut(reader, 1, 5)) == [[2], [2]]
     assert length(reader) == 7
+
+
+def frozen(axis):
+    return [atom.frozen for segment in resolve(axis) for atom in segment]
+
+
+def test_a_view_across_the_borders_of_its_factors_is_frozen():
+    six, four = fresh(6), fresh(4)
+    made = reshape([six, four], [4, 6])
+    assert [sizes(axis) for axis in made] == [[[4]], [[6]]]
+    assert all(map(all, map(frozen, [*made, six, four])))
+
+
+def test_a_sum_that_is_split_is_frozen():
+    three, five = fresh(3), fresh(5)
+    made = reshape([(*three, *five)], [2, 4])
+    assert [sizes(axis) for axis in made] == [[[2]], [[4]]]
+    assert all(map(all, map(frozen, [*made, three, five])))
+
+
+def test_a_sum_that_comes_later_in_a_product_is_frozen():
+    two, three, four = fresh(2), fresh(3), fresh(4)
+    (merged,) = reshape([two, (*three, *four)], [14])
+    assert sizes(merged) == [[14]]
+    assert all(map(all, map(frozen, [merged, two, three, four])))
+
+
+def test_a_cut_within_a_row_is_frozen():
+    two, three = fresh(2), fresh(3)
+    (flat,) = reshape([two, three], [6])
+    made = cut(flat, 0, 2)
+    assert sizes(made) == [[2]]
+    assert all(map(all, map(frozen, [made, two, three])))
+
+
+def test_a_cut_between_rows_leaves_the_rows_free():
+    two, three = fresh(5), fresh(3)
+    (flat,) = reshape([two, three], [15])
+    assert sizes(cut(flat, 6, 15)) == [[3, 3]]
+    assert sizes(flat) == [[2, 3], [3, 3]]
+    assert not any(frozen(flat))
+
+
+def test_what_is_empty_has_nothing_to_permute():
+    two, none = fresh(2), fresh(0)
+    made = reshape([none, two], [0, 3, 5])
+    assert list(map(length, made)) == [0, 3, 5]
+    assert all(map(all, map(frozen, [*made, none, two])))
 
 
 def test_what_cannot_agree_is_frozen():

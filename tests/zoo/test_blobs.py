@@ -130,6 +130,25 @@ def test_what_was_written_is_read_back_from_the_disk_and_not_from_memory(tmp_pat
     assert told == [(0, 0, 4)]  # all of the file
 
 
+def test_a_system_without_such_advice_reads_back_what_it_wrote(tmp_path, monkeypatch):
+    monkeypatch.delattr("os.posix_fadvise", raising=False)
+    blobs = LocalBlobs(tmp_path)
+    assert blobs.get(blobs.put(DATA), len(DATA), "it") == DATA
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    blobs = LocalBlobs(tmp_path)
+    key = blobs.put(DATA)
+
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(ZooError, match=rf"it: cannot be read: Permission denied: .*{key}") as told:
+        blobs.get(key, len(DATA), "it")
+    assert not isinstance(told.value, IntegrityError)
+
+
 def test_a_new_folder_survives_a_loss_of_power_as_the_file_in_it_does(tmp_path, monkeypatch):
     flushed = []
     monkeypatch.setattr("zoo.registry.blobs.sync_folder", flushed.append)

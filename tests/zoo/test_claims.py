@@ -151,6 +151,24 @@ def test_the_dead_are_told_from_the_living():
     assert claims.is_dead(owner)
 
 
+def test_who_may_not_be_asked_is_alive(monkeypatch):
+    def refuse(pid, _):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert not claims.is_dead(f"{claims._host()}:1:{claims._space()}:1:abcd")
+
+
+def test_where_the_system_tells_nothing_of_processes_nobody_is_known_to_be_dead(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(claims, "Path", lambda path: tmp_path / "nowhere")
+    assert (claims._space(), claims._start(os.getpid())) == ("", "")
+    assert not claims.is_dead(f"{claims._host()}:{os.getpid()}::1:abcd")
+    monkeypatch.setattr(claims, "_space", lambda: "boot-1")
+    assert not claims.is_dead(f"{claims._host()}:{os.getpid()}:boot-1:1:abcd")
+
+
 CROWD = """
 import os, sys
 from zoo.registry import NewRun, Registry

@@ -7,6 +7,7 @@ from sklearn.metrics import root_mean_squared_error
 from torch import nn
 
 from zoo import models
+from zoo.choice import Choice
 from zoo.fit import Fit
 from zoo.reports import Member
 
@@ -225,3 +226,20 @@ def test_empty_slots_are_given_up_at_once_or_where_that_is_another_program_half_
         seen.append(len(fit.slots))
         next(training)
     assert seen == widths
+
+
+def test_a_lane_that_fails_halts_the_others_within_their_epoch():
+    fit = Fit(members(*[settings()] * 2), data("iris"), choice=Choice("sequential", 2, 1, 2))
+    step, taken = fit.engine.step, []
+
+    def failing(stack, *arguments):
+        if stack.flat_KP.data_ptr() == fit.lanes[1].stack.flat_KP.data_ptr():
+            raise ValueError("of the second lane")
+        taken.append(fit.halt.wait(60))
+        return step(stack, *arguments)
+
+    fit.engine.step = failing
+    with pytest.raises(ValueError, match="of the second lane"):
+        next(iter(fit))
+    assert len(fit.setup.train) > 2 * fit.setup.batch_size  # so there would have been more steps
+    assert taken == [True]

@@ -183,6 +183,18 @@ def test_a_run_whose_weights_have_no_room_fails_and_nothing_more_is_stored_of_it
     assert journal.ended == journal.failed == {"a", "b"}
 
 
+def test_weights_that_wait_are_not_stored_once_their_run_has_failed(journal, clock):
+    journal.registry.fails["put"] = 2
+    journal.keep(kept("a"))
+    journal.keep(kept("b"))
+    journal.fail(["a"], "gone")
+    clock.now += 6
+    journal.keep(NOTHING)
+    assert journal.registry.of("put") == ["a", "a", "b"]
+    assert journal.registry.of("write")[-1] == (["b"], 1)
+    assert not journal.parcels
+
+
 def test_the_state_is_saved_of_who_trains_or_waits_and_costs_a_fiftieth_of_the_time(journal, clock):
     fit, journal.ended = trained("a", "b", waiting=["c"]), {"b"}
     for step, saves in ((29.9, 0), (0.2, 1), (29.8, 1), (0.3, 2)):

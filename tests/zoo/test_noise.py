@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from zoo.noise import Stream, uniform_like
+from zoo.noise import Stream, is_random, uniform_like
 
 aten = torch.ops.aten
 
@@ -145,3 +145,16 @@ def test_an_unknown_operation_and_a_tensor_without_member_axis_are_refused():
     assert stream.draw(aten.rand_like.default, (torch.empty(3, 2),), {}) is None
     assert stream.draw(aten.rand_like.default, (torch.empty(()),), {}) is None
     assert stream.draws == 0
+
+
+def test_attention_is_random_where_it_drops_and_dropout_always():
+    q = torch.empty(1, 1, 2, 4)
+    for attention, others in (
+        (aten._scaled_dot_product_flash_attention.default, ()),
+        (aten._scaled_dot_product_efficient_attention.default, (None, False)),
+    ):
+        assert not is_random(attention, (q, q, q, *others))
+        assert not is_random(attention, (q, q, q, *others, 0.0))
+        assert is_random(attention, (q, q, q, *others, 0.1))
+    assert is_random(aten.native_dropout.default, (q, 0.5, True))
+    assert not is_random(aten.relu.default, (q,))

@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from zoo.errors import (
     IntegrityError,
@@ -301,3 +302,11 @@ def test_what_could_not_be_read_back_is_not_written(monkeypatch):
     monkeypatch.setattr(layout, "MOST_TENSORS", 1)
     with pytest.raises(UnsafeFileError, match="run: is not sound safetensors: at most 1 tensors"):
         encode(state(), {}, "run")
+
+
+@pytest.mark.parametrize("card", ["[1]", "{", "null", '"text"'])
+def test_a_card_that_is_no_object_is_refused(card):
+    written = save(state(), metadata={"zoo": card})
+    with pytest.raises(UnsafeFileError, match="it: the key 'zoo' of its header must be a JSON ob"):
+        header(written, "it")
+    assert header(save(state())) == {}

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from zoo.noise import uniform_like
 from zoo.program import NotRecordableError
-from zoo.tape import record
+from zoo.tape import record, record_rows
 
 SEED_K = torch.tensor([3])
 
@@ -439,6 +439,24 @@ def test_random_numbers_of_unknown_kind_or_without_member_axis_are_refused(funct
     # SEED_K has one member, X four rows.
     with pytest.raises(NotRecordableError, match="random numbers"):
         record(function, [X], SEED_K)
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda w, x: x * w if len(x) == 2 else x * w + 1, "something else for another number of"),
+        (lambda w, x: x * w if len(x) == 2 else x + w, "something else for another number of"),
+        (lambda w, x: torch.cat([x] * len(x)) * w, "something else for another number of rows"),
+        (lambda w, x: x * w * torch.full((2,), 1.0 / len(x)), "computes with 0.5 .* else with 0.2"),
+        (lambda w, x: x * w + torch.tensor(float(len(x))), "something else for another number of"),
+        (lambda w, x: x.new_ones(1 << len(x)).sum() * x * w, "computes with 4 .* else with 32"),
+        (lambda w, x: x * w.mul_(2), "writes what it is given"),
+    ],
+    ids=["longer", "another", "parts", "number", "constant", "uneven", "writing"],
+)
+def test_what_depends_on_the_number_of_rows_otherwise_than_by_sizes_is_refused(function, told):
+    with pytest.raises(NotRecordableError, match=told):
+        record_rows(function, [torch.ones(2)], torch.ones(1, 2), (2, 5))
 
 
 # Randomness

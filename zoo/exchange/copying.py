@@ -137,7 +137,7 @@ def _deliver(source: Registry, target: Registry, run: Run, checkpoint: Checkpoin
     except IntegrityError:
         data = source.content(checkpoint, run.owner)
         layout.read(data, run.owner)
-        target.blobs.put(data)
+        target.receive(data)
         target.content(checkpoint, run.owner)
 
 

@@ -288,10 +288,18 @@ class Registry(Catalogue):
         """
         return self.blobs.get(checkpoint.sha256, checkpoint.size, owner)
 
+    def receive(self, data: bytes) -> None:
+        """Keep a checkpoint of another registry; nothing mentions it until :meth:`adopt`.
+
+        Raises:
+            ZooError: where it cannot be written.
+        """
+        self.blobs.put(data)
+
     def adopt(
         self, run: Run, checkpoints: Iterable[Checkpoint], history: Iterable[Mapping[str, Any]]
     ) -> bool:
-        """Enter an ended run of another registry, whose weights are here, in one transaction.
+        """Enter an ended run of another registry, its weights received, in one transaction.
 
         Returns:
             whether it was entered; not so where a run of that identity is here already.
