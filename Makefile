@@ -5,6 +5,8 @@ CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
+PYTEST = $(BIN)/python -m pytest
+
 # Modules are compiled once, as they are first imported: pip is told not to, and processes are many.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -17,7 +19,7 @@ RAY := tests/zoo/test_raycluster.py
 
 PARTS := test-shared test-zoo test-ensemble test-rest
 
-.PHONY: demo test test-cluster test-oldest $(PARTS) lint check bench docs dist release clean
+.PHONY: demo test test-cluster test-oldest $(PARTS) coverage lint check bench docs dist release clean
 
 demo: $(VENV)/demo ## train 8 seeds, combine them both ways, compare with the best single model
 	$(BIN)/zoo train-many --data mnist5k --model mlp --seeds 8
@@ -30,16 +32,16 @@ test: $(VENV)/test ## all tests, doctests and the README's blocks, in four proce
 	$(MAKE) --jobs=4 --output-sync=target --no-print-directory $(PARTS)
 
 test-shared: $(VENV)/test
-	$(BIN)/python -m pytest $(SHARED)
+	$(PYTEST) $(SHARED)
 
 test-zoo: $(VENV)/test
-	$(BIN)/python -m pytest tests/zoo --ignore=$(RAY) $(SHARED:%=--ignore=%)
+	$(PYTEST) tests/zoo --ignore=$(RAY) $(SHARED:%=--ignore=%)
 
 test-ensemble: $(VENV)/test
-	$(BIN)/python -m pytest tests/ensemble zoo ensemble
+	$(PYTEST) tests/ensemble zoo ensemble
 
 test-rest: $(VENV)/test
-	$(BIN)/python -m pytest tests --ignore=tests/zoo --ignore=tests/ensemble
+	$(PYTEST) tests --ignore=tests/zoo --ignore=tests/ensemble
 
 test-cluster: $(VENV)/test ## training on a real Ray cluster of several nodes on this machine
 	$(BIN)/python -m pytest $(RAY)
@@ -49,6 +51,13 @@ test-oldest: ## all tests with the oldest versions that pyproject.toml allows, b
 	sed -nE 's/^ +"([a-z0-9-]+)(\[.*\])?>=([0-9.]+)",$$/\1==\3/p' pyproject.toml | grep -v '^torch=' >build/oldest.txt
 	grep '^torch=' constraints.txt >>build/oldest.txt
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=build/oldest.txt
+
+coverage: $(VENV)/test ## the branches that the tests take, not counting processes that they start
+	$(PIP) coverage
+	rm -f .coverage .coverage.*
+	$(MAKE) test PYTEST='$(BIN)/coverage run --module pytest'
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(VENV)/test ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -74,7 +83,7 @@ release: dist ## that wheel works in an empty environment, without the repositor
 	.ci/release
 
 clean: ## remove the environment and the caches, not the registry
-	rm -rf .venv .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	rm -rf .venv .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage* *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
