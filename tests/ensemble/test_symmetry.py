@@ -77,6 +77,57 @@ def test_the_units_of_a_plain_network_are_those_of_its_hidden_layers():
     assert "4.bias" not in found.axes
 
 
+class Between(nn.Module):
+    """Two layers, and something between them."""
+
+    def __init__(self, between, width):
+        super().__init__()
+        self.a, self.between, self.b = nn.Linear(3, 8), between, nn.Linear(width, 2)
+
+    def forward(self, x):
+        return self.b(self.between(torch.relu(self.a(x))))
+
+
+@pytest.mark.parametrize(
+    ("between", "width", "sizes"),
+    [
+        (lambda h: F.pad(h, (1, 2)), 11, (8,)),
+        (lambda h: F.pad(h, (-2, 1)), 7, (2, 6)),
+        (lambda h: F.pad(h, (0, -3)), 5, (5, 3)),
+        (lambda h: torch.stack([h, h.tanh()]).sum(0), 8, (8,)),
+        (lambda h: torch.stack([h, h.tanh()], -1)[..., 1], 8, (8,)),
+        (lambda h: sum(torch.stack([h, 2 * h], 1).unbind(1)), 8, (8,)),
+        (lambda h: sum(h.view(-1, 2, 4).unbind(1)), 4, (4,)),
+        (lambda h: h + h.select(1, 0)[:, None], 8, ()),
+        (lambda h: h[:, ::2], 4, ()),
+        (lambda h: h[:, 2:], 6, (2, 6)),
+        (lambda h: h[:, -3:], 3, (5, 3)),
+        (lambda h: h.flip(1), 8, ()),
+        (lambda h: h.roll(1, 1), 8, ()),
+        (lambda h: h.roll(3), 8, ()),
+        (lambda h: h.flip(0), 8, (8,)),
+    ],
+)
+def test_units_stay_free_through_what_moves_cuts_and_pads_as_far_as_they_can(between, width, sizes):
+    module, x = Between(between, width), torch.rand(4, 3)
+    found = symmetry(module, x)
+    assert found.unknown == ()
+    assert sorted(found.sizes) == sorted(sizes)
+    if sizes:
+        assert_same_function(module, found, x)
+
+
+def test_groups_of_a_transposed_convolution_move_as_wholes():
+    net = nn.Sequential(
+        nn.Conv2d(2, 8, 1), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2, groups=2), nn.Conv2d(6, 3, 1)
+    )
+    x = torch.rand(2, 2, 4, 4)
+    found = symmetry(net, x)
+    assert found.unknown == ()
+    assert sorted(found.sizes) == [2, 3, 4]  # the groups, and the channels in each, in and out
+    assert_same_function(net, found, x)
+
+
 class Residual(nn.Module):
     def __init__(self):
         super().__init__()
