@@ -1,4 +1,4 @@
-"""What makes of a recorded program one for any number of rows, with less to do for each.
+"""What makes of a recorded program one for any number of rows, and one with less to do.
 
 :func:`joined` finds the sizes that grow with the rows, :func:`split` takes out what does not need
 the rows, :func:`overwriting` lets operations write where nobody will read again,
@@ -14,6 +14,17 @@ from torch import Tensor
 
 from zoo.program import Line, NotRecordableError, Program, Size, Slot, aten, leaves, mutated, pruned
 
+
+def _over_gradient(func: Any) -> Any:
+    """Return a backward operation that writes over the gradient it is given."""
+
+    def call(gradient: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        result: Tensor = func(gradient, *args, grad_input=gradient, **kwargs)
+        return result
+
+    return call
+
+
 OVERWRITING = {  # operations that act element by element -> the same in place
     aten.relu.default: torch.relu_,
     aten.tanh.default: torch.tanh_,
@@ -24,6 +35,11 @@ OVERWRITING = {  # operations that act element by element -> the same in place
     aten.sub.Tensor: Tensor.sub_,
     aten.mul.Tensor: Tensor.mul_,
     aten.div.Tensor: Tensor.div_,
+    aten.threshold_backward.default: _over_gradient(aten.threshold_backward.grad_input),
+    aten.tanh_backward.default: _over_gradient(aten.tanh_backward.grad_input),
+    aten.sigmoid_backward.default: _over_gradient(aten.sigmoid_backward.grad_input),
+    aten.gelu_backward.default: _over_gradient(aten.gelu_backward.grad_input),
+    aten.silu_backward.default: _over_gradient(aten.silu_backward.grad_input),
 }
 COMMUTES = {aten.add.Tensor, aten.mul.Tensor}
 

@@ -86,7 +86,8 @@ def record(function: Callable[..., Any], inputs: Sequence[Tensor], seed_K: Tenso
     [tensor([0., 8.])]
     """
     operations, results = _watched(function, inputs, seed_K, turn=True)
-    return compiled(simplified(operations, [*inputs, seed_K], results, fold=True))
+    program = simplified(operations, [*inputs, seed_K], results, fold=True)
+    return compiled(overwriting(program))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.func import vmap
 from torch.utils import _pytree as pytree
 
+from zoo.memory import Footprint
 from zoo.noise import uniform_like
 from zoo.program import NotRecordableError
 from zoo.tape import record, record_rows
@@ -197,6 +198,42 @@ def test_writing_an_out_argument_is_a_write():
         return z, x + 1
 
     same(function, X)
+
+
+ACTIVATIONS = [torch.relu, torch.tanh, torch.sigmoid, F.gelu, F.silu]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_what_nobody_reads_again_is_written_over_by_gradients_too(activation):
+    def gradient(x, w):
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            out = (activation(x * w) * w).sum()
+        return torch.autograd.grad(out, x)[0]
+
+    x, w = torch.randn(50, 40), torch.randn(50, 40)
+    replay, expected = record(gradient, [x, w], SEED_K), gradient(x, w)
+    with Footprint() as plain:
+        gradient(x, w)
+    with Footprint() as made:
+        (found,) = replay(x, w, SEED_K)
+    assert torch.equal(found, expected)
+    assert made.bytes <= plain.bytes - 2 * x.nbytes  # of the activation's gradient, and of x's
+
+
+def test_a_gradient_that_is_read_again_is_not_written_over():
+    def function(x, g):
+        made = g * 2
+        below = torch.ops.aten.threshold_backward(made, x, 0)
+        return below, made + below, torch.ops.aten.threshold_backward(g, x, 0)
+
+    x, g = torch.randn(4, 5), torch.randn(4, 5)
+    kept = g.clone()
+    for found, expected in zip(
+        record(function, [x, g], SEED_K)(x, g, SEED_K), function(x, g), strict=True
+    ):
+        assert torch.equal(found, expected)
+    assert torch.equal(g, kept)
 
 
 def test_an_out_argument_of_zeros_is_read_before_it_is_written():
