@@ -75,6 +75,13 @@ def trust(ctx: click.Context, param: click.Parameter, everything: bool) -> None:
         ctx.with_resource(trusting(EVERYTHING))
 
 
+def trust_typed(*names: str) -> None:
+    """Let code be imported that the user names, until the command ends: who types it, trusts it."""
+    from zoo.usercode import is_reference, trusting
+
+    click.get_current_context().with_resource(trusting(*filter(is_reference, names)))
+
+
 trust_option = click.option(
     "--trust",
     is_flag=True,
@@ -147,7 +154,6 @@ def train_many(
     from zoo.registry.records import label
     from zoo.render import render
     from zoo.settings import assignments, merge, read
-    from zoo.usercode import is_reference, trusting
 
     flags = {
         "data.ref": data,
@@ -157,9 +163,7 @@ def train_many(
         "name": name,
     }
     assigned = assignments(settings)
-    typed = [str(name) for name in (model, *assigned.get("model.name", []))]
-    # What the user types, the user trusts.
-    click.get_current_context().with_resource(trusting(*filter(is_reference, typed)))
+    trust_typed(*map(str, (model, *assigned.get("model.name", []))))
     config_asked = parse(merge(read(config) if config else {}, flags, assigned))
     branches = any(run.init.mode == "run" for run, _ in config_asked.cells)
     with Registry(registry, blobs, create=False) if branches else nullcontext() as source:
@@ -252,10 +256,8 @@ def init(
     from zoo import models
     from zoo.outline import outline
     from zoo.schema import directive, document
-    from zoo.usercode import is_reference, trusting
 
-    # What the user types, the user trusts.
-    click.get_current_context().with_resource(trusting(*filter(is_reference, [model])))
+    trust_typed(model)
     told: dict[str, Any] = {"ref": data}
     if targets:
         told["target"] = targets[0] if len(targets) == 1 else list(targets)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from zoo.commands import format_option, places, required_refs_argument
+from zoo.commands import format_option, places, required_refs_argument, trust_typed
 from zoo.errors import ConfigError
 from zoo.printable import echo
 
@@ -74,7 +74,6 @@ def import_(
 def _model(name: str | None, settings: Sequence[str]) -> dict[str, Any] | None:
     """Return a model's name and options, as given by flags."""
     from zoo.settings import assigned
-    from zoo.usercode import is_reference, trusting
 
     given = assigned(settings)
     for key in given:
@@ -82,8 +81,7 @@ def _model(name: str | None, settings: Sequence[str]) -> dict[str, Any] | None:
             raise ConfigError(f"--set {key}: sets options of --model, such as model.hidden=[64,64]")
     if name is None:
         return None
-    if is_reference(name):  # what the user types, the user trusts
-        click.get_current_context().with_resource(trusting(name))
+    trust_typed(name)
     return {"name": name} | {key.removeprefix("model."): value for key, value in given.items()}
 
 
