@@ -8,7 +8,7 @@ from sqlalchemy import Connection, insert, select
 
 from zoo.registry import tables
 from zoo.registry.records import Batch, Checkpoint, NewRun, Run, digest
-from zoo.registry.rows import COLUMNS, SHARED, require, upsert
+from zoo.registry.rows import COLUMNS, SHARED, edges, require, upsert
 from zoo.registry.writing import write
 
 
@@ -38,10 +38,6 @@ def adopt(
     row = {column.name: getattr(run, column.name) for column in COLUMNS}
     connection.execute(insert(tables.run), row | {"identity": key, "dataset_id": dataset["id"]})
     if run.parents:
-        edges = [
-            {"run_id": run.id, "position": position, "parent_id": parent}
-            for position, parent in enumerate(run.parents)
-        ]
-        connection.execute(insert(tables.parent), edges)
+        connection.execute(insert(tables.parent), edges(run.id, run.parents))
     write(connection, Batch(history=[*history], checkpoints=[*checkpoints]))
     return True

@@ -10,7 +10,7 @@ from zoo.registry import rows as sql
 from zoo.registry import tables
 from zoo.registry.claims import Claims, Holder
 from zoo.registry.database import Database
-from zoo.registry.records import NO_DATA, Checkpoint, Kind, NewRun, Run, Status
+from zoo.registry.records import NO_DATA, Checkpoint, NewRun, Run, Status
 from zoo.registry.references import resolve
 from zoo.registry.standing import Standing, standings
 
@@ -90,12 +90,10 @@ class Catalogue:
         with self.database.read() as connection:
             return standings(connection, names, self._claims.owner, undone=undone)
 
-    def runs(
-        self, refs: Sequence[str] = (), *, kind: Kind | None = None, status: Status | None = None
-    ) -> list[Run]:
+    def runs(self, refs: Sequence[str] = (), *, status: Status | None = None) -> list[Run]:
         """Find runs by :mod:`references <zoo.registry.references>`; all, oldest first, by default.
 
-        ``kind`` and ``status`` narrow what the references found, perhaps to nothing.
+        ``status`` narrows what the references found, perhaps to nothing.
 
         Raises:
             NotFoundError: where a reference matches nothing.
@@ -110,7 +108,7 @@ class Catalogue:
                     found = resolve(found, refs)
                 except NotFoundError:  # what is near may be anything
                     found = resolve(sql.select_runs(connection), refs)
-        return [run for run in found if kind in (None, run.kind) and status in (None, run.status)]
+        return [run for run in found if status in (None, run.status)]
 
     def run(self, ref: str) -> Run:
         """Find the one run that a reference names.

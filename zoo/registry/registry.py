@@ -179,7 +179,6 @@ class Registry(Catalogue):
         error: str | None = None,
         epochs: int | None = None,
         metrics: Mapping[str, float] | None = None,
-        seconds: float | None = None,
     ) -> None:
         """End a run that publishes no weights: it failed, or is a prediction ensemble.
 
@@ -193,7 +192,6 @@ class Registry(Catalogue):
             error=error,
             epochs=epochs,
             metrics=None if metrics is None else finite(metrics),
-            seconds=seconds,
         )
         self.write(Batch(outcomes=[end]))
 

@@ -98,7 +98,7 @@ def insert_runs(connection: Connection, fresh: Mapping[str, NewRun]) -> dict[str
     versions = {"python": platform.python_version(), "platform": platform.platform()}
     shared: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    edges: list[dict[str, Any]] = []
+    parents: list[dict[str, Any]] = []
     for identity, new in fresh.items():
         content = {column.name: getattr(new, column.name) for column in SHARED}
         if content not in shared:  # quick: members of a zoo hold the same objects
@@ -108,17 +108,22 @@ def insert_runs(connection: Connection, fresh: Mapping[str, NewRun]) -> dict[str
         row |= {"created_at": now(), "requested_at": ""}  # the caller says when
         row |= {"status": "queued", "metrics": {}, "environment": versions | dict(new.environment)}
         rows.append(row | {"dataset_id": shared.index(content)})
-        edges += [
-            {"run_id": row["id"], "position": position, "parent_id": parent}
-            for position, parent in enumerate(new.parents)
-        ]
+        parents += edges(row["id"], new.parents)
     datasets = [{"id": digest(content), **content} for content in shared]
     for row in rows:
         row["dataset_id"] = datasets[row["dataset_id"]]["id"]
-    for table, values in ((tables.dataset, datasets), (tables.run, rows), (tables.parent, edges)):
+    for table, values in ((tables.dataset, datasets), (tables.run, rows), (tables.parent, parents)):
         if values:
             upsert(connection, table, values)
     return {row["identity"]: row["id"] for row in rows}
+
+
+def edges(run_id: str, parents: Sequence[str]) -> list[dict[str, Any]]:
+    """Write the parents of a run as rows."""
+    return [
+        {"run_id": run_id, "position": position, "parent_id": parent}
+        for position, parent in enumerate(parents)
+    ]
 
 
 def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
