@@ -68,7 +68,8 @@ def test_a_training_and_its_list_fit_80_columns(zoo):
     again = zoo("train-many", *asked, "--name", LONG, terminal=False)
     assert max(map(len, again.splitlines())) > 80
     pooled = zoo("ensemble", LONG, "--mode", "predictions")
-    for printed in (trained, pooled, zoo("list"), zoo("status", LONG), zoo("doctor")):
+    shown = [zoo("list"), zoo("status", LONG), zoo("show", f"{LONG}@best"), zoo("doctor")]
+    for printed in (trained, pooled, *shown):
         lines = [part for line in printed.splitlines() for part in line.split("\r")]
         assert max(map(len, lines)) <= 80, printed
     names = {line.split()[0] for line in zoo("list", terminal=False).splitlines()[2:]}

@@ -4,7 +4,7 @@ The command line prints an expected error as one line and exits with its code.  
 a defect of ours and stays a traceback.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -96,6 +96,15 @@ def first_line(error: BaseException) -> str:
     ('no room', 'MemoryError()')
     """
     return next(iter(str(error).strip().splitlines()), repr(error))
+
+
+def listed(words: Sequence[str], most: int = 5) -> str:
+    """List words for an error message, the first ones where there are many.
+
+    >>> listed(["a", "b"]), listed(["a", "b", "c"], most=2)
+    ('a, b', 'a, b, ...')
+    """
+    return ", ".join(words[:most]) + ", ..." * (len(words) > most)
 
 
 def nearest(word: str, known: Iterable[str], told: str = "known") -> str:

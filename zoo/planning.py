@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.checks import batch_size, check, check_fitted
 from zoo.config import Config, RunConfig, parse
 from zoo.data import Data, Loader
-from zoo.errors import ConfigError, MismatchError, NotFoundError, UsageError
+from zoo.errors import ConfigError, MismatchError, NotFoundError, UsageError, listed
 from zoo.exchange.opening import opened
 from zoo.registry import NewRun, Registry, Run
 from zoo.registry.checking import check_usable
@@ -200,10 +200,9 @@ def _uneven(data: DataConfig, seeds: Sequence[int]) -> list[str]:
     counts = Counter(data.of_seed(seed).fold for seed in seeds)
     if len({counts[fold] for fold in folds}) == 1:
         return []
-    told = ", ".join(f"fold {fold} has {counts[fold]}" for fold in folds[:10])
-    more = ", ..." if len(folds) > 10 else ""
+    told = listed([f"fold {fold} has {counts[fold]}" for fold in folds], most=10)
     return [
-        f"{len(seeds)} seeds do not go round {len(folds)} folds evenly: {told}{more}; rows of a "
+        f"{len(seeds)} seeds do not go round {len(folds)} folds evenly: {told}; rows of a "
         "fold without a member have no out-of-fold prediction"
     ]
 

@@ -162,7 +162,8 @@ def card(
         if value not in (None, "")
     ]
     room = max(width - max(len(key) for key, _ in lines) - 2, 20)
-    told = [(key, fill(str(value), room, break_long_words=False)) for key, value in lines]
+    cut = terminal_width() is not None  # names of files stay whole for programs
+    told = [(key, fill(str(value), room, break_long_words=cut)) for key, value in lines]
     text = tabulate(told, tablefmt="plain", disable_numparse=True)
     return f"{text}\n\n{epochs}" if history else text
 

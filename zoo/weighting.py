@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from zoo.data import Data
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, listed
 from zoo.sections import TrainConfig
 
 
@@ -32,8 +32,7 @@ def class_weights(train: TrainConfig, data: Data) -> Tensor:
         if len(asked) != count:
             raise ConfigError(
                 f"train.class_weights: must be one for each of the {count} classes "
-                f"({', '.join(data.classes[:5])}{', ...' if count > 5 else ''}), however they are "
-                f"{len(asked)}"
+                f"({listed(data.classes)}), however they are {len(asked)}"
             )
         return torch.tensor(asked, dtype=torch.float32)
     rows, y = len(data.train), data.train.y

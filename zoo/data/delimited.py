@@ -18,7 +18,7 @@ import pyarrow.csv
 
 from zoo.data.arrow import NA, names_of
 from zoo.data.cells import NUMBER
-from zoo.errors import DataError
+from zoo.errors import DataError, listed
 
 MARKS = ",;\t|"
 HEAD = 1 << 22  # bytes within which the header must end
@@ -267,7 +267,7 @@ def _names(path: Path, cells: list[str]) -> list[str]:
     if (len(numbers) == len(names) and not counted) or any("." in name for name in numbers):
         raise DataError(
             f"{path}: needs a header row that names the columns, however its first row holds "
-            f"numbers ({', '.join(numbers[:5])}{', ...' if len(numbers) > 5 else ''}); add one"
+            f"numbers ({listed(numbers)}); add one"
         )
     try:
         return names_of(names)

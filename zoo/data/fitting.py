@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.data import cells
 from zoo.data.cells import FloatArray
 from zoo.data.targets import SEPARATOR, Target
-from zoo.errors import DataError
+from zoo.errors import DataError, listed
 from zoo.sections import Transform
 from zoo.units import transformed
 
@@ -136,10 +136,9 @@ def _refuse_unseen(target: Target, rows: npt.NDArray[np.int64]) -> None:
         unseen = (counts == 0) | (counts == len(rows))
         rule = "every label must be there in some training rows and not in others"
     if unseen.any():
-        names = [target.classes[place] for place in np.flatnonzero(unseen)]
-        listed = ", ".join(map(repr, names[:5])) + ", ..." * (len(names) > 5)
+        names = [repr(target.classes[place]) for place in np.flatnonzero(unseen)]
         verb = "is" if len(names) == 1 else "are"
         raise DataError(
-            f"{rule}, however {listed} {verb} not; merge or drop {'it' if verb == 'is' else 'them'}"
-            ", add rows, or try another data.split_seed"
+            f"{rule}, however {listed(names)} {verb} not; merge or drop "
+            f"{'it' if verb == 'is' else 'them'}, add rows, or try another data.split_seed"
         )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from zoo.errors import DataError
+from zoo.errors import DataError, listed
 from zoo.memory import available
 
 # What Pillow reads by itself; for others, such as EPS, it would start programs.
@@ -201,10 +201,9 @@ def _all(paths: Sequence[Path], results: Iterable[T | str]) -> list[T]:
         else:
             good.append(result)
     if bad:
-        listed = ", ".join(bad[:5]) + ", ..." * (len(bad) > 5)
         raise DataError(
             f"every file must be an image, however {len(bad)} of {len(paths)} cannot be read as "
-            f"one: {listed}; mend or remove them"
+            f"one: {listed(bad)}; mend or remove them"
         )
     return good
 

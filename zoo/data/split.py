@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from zoo.errors import DataError
+from zoo.errors import DataError, listed
 
 IntArray = npt.NDArray[np.int64]
 FEWEST_ROWS = 10
@@ -60,10 +60,10 @@ def split(
     classes, counts = np.unique(label_of, return_counts=True)
     rare = classes[counts < FEWEST_PER_CLASS]
     if len(rare):
-        listed = ", ".join(repr(names[label]) for label in rare[:5]) + ", ..." * (len(rare) > 5)
+        told = listed([repr(names[label]) for label in rare])
         raise DataError(
             f"every class needs at least {FEWEST_PER_CLASS} distinct rows, one for each of train, "
-            f"val and test, however {len(rare)} of {len(classes)} have fewer: {listed}; "
+            f"val and test, however {len(rare)} of {len(classes)} have fewer: {told}; "
             "merge them with others, drop their rows, or, for quantities, set data.task regression"
         )
     return deal(groups, labels, val, test, seed)

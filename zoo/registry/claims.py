@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from zoo.errors import LostClaimError, NotFoundError, ZooError
+from zoo.errors import LostClaimError, NotFoundError, ZooError, listed
 from zoo.registry import tables
 from zoo.registry.clock import database_seconds
 from zoo.registry.database import Database
@@ -111,10 +111,9 @@ class Claims:
             if not self._may_write(row.id, row.fence, row.owner)
         }
         if lost:
-            told = ", ".join([*lost.values()][:NAMED]) + (", ..." if len(lost) > NAMED else "")
             raise LostClaimError(
-                f"only the process that holds a run writes to it, however {told};"
-                " nothing of it was written",
+                f"only the process that holds a run writes to it, however "
+                f"{listed([*lost.values()], NAMED)}; nothing of it was written",
                 frozenset(lost),
             )
 

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-from zoo.errors import MismatchError, NotFoundError, UsageError, nearest
+from zoo.errors import MismatchError, NotFoundError, UsageError, listed, nearest
 from zoo.registry.records import Run
 from zoo.settings import parse_value
 
@@ -70,9 +70,9 @@ def _named(runs: Sequence[Run], base: str) -> list[Run]:
     if not found and re.fullmatch(r"[0-9a-f]{4,12}", base):
         found = [run for run in runs if run.id.startswith(base)]
         if len(found) > 1:
-            listed = ", ".join(f"{run.id} ({run.label})" for run in found[:8])
+            told = ", ".join(f"{run.id} ({run.label})" for run in found[:8])
             more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-            raise UsageError(f"{base!r} must begin one identifier, however it fits {listed}{more}")
+            raise UsageError(f"{base!r} must begin one identifier, however it fits {told}{more}")
     return found
 
 
@@ -100,8 +100,7 @@ def _filtered(runs: list[Run], ref: str, key: str, wanted: Any) -> list[Run]:
     found = [run for run, value in zip(runs, values, strict=True) if _same(value, wanted)]
     if runs and not found:
         known = sorted({str(value) for value in values if value is not MISSING})
-        listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
-        raise NotFoundError(f"no run matches {ref!r}: {key} is one of {listed}")
+        raise NotFoundError(f"no run matches {ref!r}: {key} is one of {listed(known, most=8)}")
     return found
 
 
@@ -136,10 +135,10 @@ def _best(runs: list[Run], ref: str) -> list[Run]:
     for run in ranked:
         by_data.setdefault((run.data_fingerprint, run.common_split, run.task), run)
     if len(by_data) > 1:
-        listed = ", ".join(f"{run.name} on {run.data_ref}" for run in by_data.values())
+        told = ", ".join(f"{run.name} on {run.data_ref}" for run in by_data.values())
         example = next(iter(by_data.values())).name
         raise MismatchError(
-            f"{ref!r} compares runs on the same data and split, however there are {listed};"
+            f"{ref!r} compares runs on the same data and split, however there are {told};"
             f" give a name, such as {example}@best"
         )
     watched = {run.watched for run in ranked}
