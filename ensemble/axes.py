@@ -97,10 +97,7 @@ def reshape(axes: Sequence[Axis], shape: Sequence[int]) -> list[Axis]:
     waiting, wanted, found = list(axes), list(shape), list[Axis]()
     while wanted or waiting:
         sources, sizes = _together(waiting, wanted)
-        if len(sources) == len(sizes) == 1:
-            found.append(sources[0])
-        else:
-            found += _factored(_merged(sources), sizes)
+        found += _factored(_merged(sources), sizes)
     return found
 
 
@@ -109,7 +106,7 @@ def _together(waiting: list[Axis], wanted: list[int]) -> tuple[list[Axis], list[
     sources, sizes = list[Axis](), list[int]()
     have, need = 1, 1
     while not (sources or sizes) or have != need:
-        if wanted and (need < have or not waiting or (need == have and not sizes)):
+        if wanted and need <= have:
             sizes.append(wanted.pop(0))
             need *= sizes[-1]
         else:
@@ -133,8 +130,8 @@ def _merged(axes: Sequence[Axis]) -> Axis:
 def _factored(axis: Axis, sizes: Sequence[int]) -> list[Axis]:
     """Split an axis into several, the last one varying the fastest."""
     axis = resolve(axis)
-    if sum(size != 1 for size in sizes) <= 1:
-        return [axis if size != 1 else fresh(1) for size in sizes]
+    if len(sizes) <= 1:
+        return [axis for _ in sizes]
     found: list[Axis] = []
     atoms = list(axis[0]) if len(axis) == 1 else None
     for size in reversed(sizes):

@@ -255,6 +255,24 @@ def test_of_few_members_the_best_subset_is_found() -> None:
     assert hits >= 9
 
 
+def test_where_more_are_asked_for_than_there_are_or_have_the_time_it_ends_with_fewer() -> None:
+    outputs_K = torch.tensor([[2.0, 2.0], [-1.0, -1.0], [-2.0, -2.0]])
+    loss = loss_of("regression", torch.zeros(2))
+    found = budgeted_selection(
+        outputs_K, task="regression", members=9, loss=loss, cost=lambda chosen, batch: 0.0, ms=1.0
+    )
+    assert found["weights"] == pytest.approx([1 / 3] * 3)
+    found = budgeted_selection(
+        outputs_K,
+        task="regression",
+        members=9,
+        loss=loss,
+        cost=lambda chosen, batch: len(chosen) - 1.0,
+        ms=1.0,
+    )
+    assert found["weights"] == [0.5, 0.0, 0.5]
+
+
 def test_diversity_prefers_members_that_differ() -> None:
     truth_N = torch.zeros(40)
     generator = torch.Generator().manual_seed(0)

@@ -364,10 +364,27 @@ def test_a_view_across_the_borders_of_its_factors_is_frozen():
 
 
 def test_a_sum_that_is_split_is_frozen():
-    three, five = fresh(3), fresh(5)
-    made = reshape([(*three, *five)], [2, 4])
+    one, other = fresh(4), fresh(4)
+    made = reshape([(*one, *other)], [2, 4])
     assert [sizes(axis) for axis in made] == [[[2]], [[4]]]
-    assert all(map(all, map(frozen, [*made, three, five])))
+    assert all(map(all, map(frozen, [*made, one, other])))
+
+
+def test_sums_that_are_left_as_they_are_or_come_first_in_a_product_stay_free():
+    three, four, two, five = fresh(3), fresh(4), fresh(2), fresh(5)
+    made = reshape([(*three, *four), fresh(1), (*two, *five)], [7, 1, 7, 1])
+    assert [sizes(axis) for axis in made] == [[[3], [4]], [[]], [[2], [5]], [[]]]
+    (merged,) = reshape([(*three, *four), two], [14])
+    assert sizes(merged) == [[3, 2], [4, 2]]
+    assert not any(map(any, map(frozen, [*made, merged])))
+
+
+def test_factors_are_split_and_joined_where_a_view_asks_for_it():
+    six, four = fresh(6), fresh(4)
+    made = reshape([six, four], [3, 8])
+    assert [sizes(axis) for axis in made] == [[[3]], [[2, 4]]]
+    assert sizes(six) == [[3, 2]]
+    assert not any(map(any, map(frozen, [*made, six, four])))
 
 
 def test_a_sum_that_comes_later_in_a_product_is_frozen():

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from zoo.errors import UnreachableError, ZooError
-from zoo.journal import Journal
+from zoo.errors import LostClaimError, UnreachableError, ZooError
+from zoo.journal import Journal, metrics_of
+from zoo.registry.records import Batch
 from zoo.reports import Epoch, Finished, Kept, Pass
 
 CLASSES = SimpleNamespace(task="classification")
@@ -44,7 +45,7 @@ class Register:
 
     def write(self, batch):
         self._asked("write", (list(batch.checkpoints), len(batch.outcomes)))
-        self.outcomes = batch.outcomes
+        self.outcomes, self.batch = batch.outcomes, batch
 
     def put(self, key, state, **told):
         self._asked("put", key)
@@ -169,6 +170,50 @@ def test_of_who_ends_the_best_weights_come_last_with_the_outcome_and_nothing_aft
     assert journal.registry.outcomes[1].error == "not finite"
     assert journal.registry.outcomes[1].best_epoch is None
     assert (journal.ended, journal.failed, journal.histories) == ({"a", "b"}, set(), {})
+
+
+def test_of_a_pass_the_history_is_written_and_once_of_each_member_that_it_has_begun(journal, clock):
+    journal.keep(Pass([epoch("a"), epoch("b")], [], []))
+    batch = journal.registry.batch
+    assert batch.started == ["a", "b"]
+    assert [(row["run_id"], row["epoch"]) for row in batch.history] == [("a", 1), ("b", 1)]
+    clock.now += 2
+    journal.keep(Pass([epoch("a", 2)], [], []))
+    batch = journal.registry.batch
+    assert batch.started == []
+    assert [(row["run_id"], row["epoch"]) for row in batch.history] == [("a", 2)]
+    assert journal.batch == Batch()
+
+
+def test_of_a_run_that_was_taken_over_nothing_more_is_written_and_of_the_others_all(journal, clock):
+    journal.due = clock.now + 1
+    journal.keep(Pass([epoch("a"), epoch("b")], [], []))
+    journal.fail(["c"], "gone")
+    journal.registry.error = LostClaimError("a was taken over", frozenset({"a"}))
+    journal.registry.fails["write"] = 1
+    journal.flush()
+    assert journal.said == ["a was taken over"]
+    assert journal.ended == {"a", "c"}
+    assert journal.registry.batch.started == ["b"]
+    assert [row["run_id"] for row in journal.registry.batch.history] == ["b"]
+    assert [end.run_id for end in journal.registry.outcomes] == ["c"]
+    journal.keep(kept("a"))
+    assert journal.registry.of("put") == []
+
+
+def test_of_a_best_epoch_whose_weights_are_gone_there_is_an_outcome_and_nothing_is_stored(journal):
+    journal.keep(Pass([], [], [Finished("a", "failed", epoch("a"), None, [], 1, 1.0, fault="x")]))
+    assert journal.registry.of("put") == []
+    assert [end.best_epoch for end in journal.registry.outcomes] == [1]
+
+
+def test_figures_of_a_run_are_named_by_its_task_and_what_is_undefined_is_left_out():
+    measured = Epoch("a", 1, 1.0, 0.5, 2.0, 0.25, lr=0.1, grad_norm=1.0, seconds=1.0)
+    losses = {"train_loss": 1.0, "val_loss": 2.0}
+    assert metrics_of(measured, "regression") == losses | {"train_rmse": 0.5, "val_rmse": 0.25}
+    for task in ("classification", "multilabel"):
+        names = {"train_accuracy": 0.5, "val_accuracy": 0.25}
+        assert metrics_of(measured, task) == losses | names
 
 
 def test_a_run_whose_weights_have_no_room_fails_and_nothing_more_is_stored_of_it(journal, clock):
